@@ -1,0 +1,44 @@
+"""The methods that AHA is compared with, behind one registry. A new one is a file here and a line in `BASELINES`."""
+
+from __future__ import annotations
+
+import difflib
+
+from aha_core.baselines import chefer, floors, grad_cam, gradients, integrated_gradients, legrad, rise, rollout
+from aha_core.baselines.base import BaselineSettings, BaselineSpec
+from aha_core.errors import AttributionError, ConfigError
+from aha_core.protocols import Attributor
+from aha_core.targets import Target
+
+BASELINES: dict[str, BaselineSpec] = {
+    spec.name: spec
+    for spec in (
+        *floors.SPECS,
+        *gradients.SPECS,
+        integrated_gradients.SPEC,
+        grad_cam.SPEC,
+        rollout.SPEC,
+        chefer.SPEC,
+        legrad.SPEC,
+        rise.SPEC,
+    )
+}
+
+
+def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attributor:
+    """The baseline of that name for this target.
+
+    Raises ConfigError for an unknown name and AttributionError when it does not apply to the target.
+    """
+    if name not in BASELINES:
+        near = difflib.get_close_matches(name, BASELINES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BASELINES)}"
+        raise ConfigError(f"unknown method {name!r} in evaluate.methods; {hint}")
+    spec = BASELINES[name]
+    reason = spec.applies_to(target)
+    if reason:
+        raise AttributionError(f"{name} {reason}; remove it from evaluate.methods")
+    return spec.factory(target, settings)
+
+
+__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline"]

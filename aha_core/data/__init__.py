@@ -1,0 +1,1 @@
+"""Labelled images: synthetic objects with masks, or class folders; prepared once, read as tensors."""

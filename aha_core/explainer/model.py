@@ -1,0 +1,102 @@
+"""The explainer that reads the target's own features.
+
+    tokens = sum_l project_l(norm(level_l)) + embed(<final token, w_c>, standardised)     on the target's token grid
+    tokens -> GridBlocks modulated by w_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
+
+One shared forward pass of the target pays for prediction, features and class rows. Reading the target itself makes
+the map depend on its weights (the model-randomisation sanity check holds by construction) and needs no second
+backbone; w_c and the "logit lens" <token, w_c> make it class-conditional for any class of any head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from aha_core.config import ExplainerConfig
+from aha_core.explainer.decoder import ChannelNorm, GridBlock, UpBlock
+from aha_core.targets import Target, TargetFeatures
+
+
+class FeatureExplainer(nn.Module):
+    """Decoder of a target's feature levels into one importance map.
+
+    Args:
+        level_channels: channels of each feature level.
+        row: length D of the classifier's weight rows.
+        lens: whether the final feature map has D channels, so that <token, w_c> exists.
+    """
+
+    def __init__(self, config: ExplainerConfig, level_channels: tuple[int, ...], row: int, lens: bool) -> None:
+        super().__init__()
+        self.depths, self.lens = config.levels, lens
+        width = config.width
+        self.levels = nn.ModuleList(
+            nn.Sequential(ChannelNorm(channels), nn.Conv2d(channels, width, 1)) for channels in level_channels
+        )
+        self.lens_embedding = nn.Conv2d(1, width, 1, bias=False) if lens else None
+        self.row = nn.Sequential(nn.Linear(row, width), nn.GELU())
+        self.blocks = nn.ModuleList(GridBlock(width, width) for _ in range(config.depth))
+        stem = max(width // 4, 8)
+        outs = [max(width // 2**scale, 16) for scale in range(config.refine_scales + 1)]
+        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU(), nn.Conv2d(stem, stem, 3, padding=1))
+        self.ups = nn.ModuleList(UpBlock(outs[i], stem, outs[i + 1]) for i in range(config.refine_scales))
+        self.head = nn.Conv2d(outs[-1], 1, 1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B 3 H W"],
+        levels: tuple[Float[Tensor, "B _ _ _"], ...],
+        final: Float[Tensor, "B D h w"],
+        rows: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B 1 H W"]:
+        """Raw importance maps at the input's resolution.
+
+        Args:
+            x: images in [0, 1].
+            levels, final: see `TargetFeatures`.
+            rows: weight rows w_c of the explained classes, unit root-mean-square.
+        """
+        grid = final.shape[-2:]
+        tokens = sum(
+            F.interpolate(project(level), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
+            if level.shape[-2:] != grid
+            else project(level)
+            for project, level in zip(self.levels, levels, strict=True)
+        )
+        if self.lens_embedding is not None:
+            tokens = tokens + self.lens_embedding(logit_lens(final, rows))
+        condition = self.row(rows)
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        for scale, up in enumerate(self.ups, start=1):
+            size = [min(side * 2**scale, full) for side, full in zip(grid, x.shape[-2:], strict=True)]
+            image = self.stem(F.interpolate(x - 0.5, size=size, mode="bilinear", antialias=True))
+            tokens = up(tokens, image)
+        return F.interpolate(self.head(tokens), size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 h w"]:
+    """<token, w_c> of every position, standardised over the image."""
+    lens = torch.einsum("bdhw,bd->bhw", final.float(), rows)[:, None]
+    return (lens - lens.mean(dim=(2, 3), keepdim=True)) / (lens.std(dim=(2, 3), keepdim=True, correction=0) + 1e-6)
+
+
+def explain(
+    explainer: nn.Module, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures,
+    classes: Int[Tensor, "B"],
+) -> Float[Tensor, "B 1 H W"]:  # fmt: skip
+    """Maps of the given classes from features that are already there."""
+    return explainer(x, features.levels, features.final, target.class_rows(classes))
+
+
+def build_explainer(config: ExplainerConfig, target: Target) -> FeatureExplainer:
+    """An untrained explainer that fits the target; its weights follow torch's global seed."""
+    size = target.image_size
+    with torch.no_grad():
+        features = target.features(torch.zeros(1, 3, size, size, device=target.mean.device), config.levels)
+    row = target.classifier_weight.shape[1]
+    channels = tuple(level.shape[1] for level in features.levels)
+    return FeatureExplainer(config, channels, row, lens=features.final.shape[1] == row)

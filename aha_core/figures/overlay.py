@@ -1,0 +1,51 @@
+"""An attribution map over its image.
+
+Only the order of a map's values has a meaning for deletion and insertion, so a map is shown by its ranks: every
+method's map has the same histogram, whatever its scale. With rank share q in [0, 1] of a pixel:
+
+    a = 0.85 q^2          opacity of the colour: the lower half of the ranking stays nearly clear
+    out = (1 - a) base + a colour(q)
+"""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.stats import rankdata
+
+COLOUR_MAP = "inferno"  # perceptually uniform
+OPACITY = 0.85
+GREY = 0.85  # share of grey in the base image: the map's colours are not mistaken for the image's
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def rank_share(scores: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    """Share of the other pixels that each pixel outranks, in [0, 1]; ties share their mean rank.
+
+    Raises ValueError for a map with NaN.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("the map has NaN values")
+    ranks = rankdata(scores, method="average").reshape(scores.shape)
+    return (ranks - 1) / max(1, scores.size - 1)
+
+
+def overlay(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, nearly grey, under the rank-normalised map.
+
+    Args:
+        image: RGB.
+        scores: the map, larger = more important, any scale.
+
+    Raises:
+        ValueError: sizes differ, or the map has NaN.
+    """
+    if image.shape[:2] != scores.shape:
+        raise ValueError(f"image is {image.shape[:2]}, map is {scores.shape}")
+    share = rank_share(np.asarray(scores, dtype=np.float64))
+    colour = matplotlib.colormaps[COLOUR_MAP](share)[..., :3] * 255
+    pixels = image.astype(np.float64)
+    base = (1 - GREY) * pixels + GREY * (pixels @ _LUMINANCE)[..., None]
+    opacity = OPACITY * share[..., None] ** 2
+    return ((1 - opacity) * base + opacity * colour).round().astype(np.uint8)

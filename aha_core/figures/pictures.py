@@ -1,0 +1,113 @@
+"""Pictures of maps: gallery of methods, strip of refinement steps, and the wide picture of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from aha_core.figures.overlay import overlay
+from aha_core.figures.style import AHA_COLOUR, INK, MUTED, is_aha, method_label, new_figure, picture
+
+Images = Sequence[UInt8[np.ndarray, "H W 3"]]
+Maps = Sequence[Float[np.ndarray, "H W"]]
+_CELL = 1.25  # inches
+
+
+def gallery_figure(images: Images, maps: Mapping[str, Maps], titles: Sequence[str]) -> Figure:
+    """One row per image: the image with its title, then the map of every method.
+
+    Args:
+        images: RGB.
+        maps: method to one map per image.
+        titles: one per image, for instance the explained class.
+    """
+    figure = new_figure(_CELL * (1 + len(maps)) + 0.1, (_CELL + 0.16) * len(images) + 0.3)
+    grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
+    for row, image in enumerate(images):
+        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7.5, color=INK, labelpad=2)
+        for column, of_method in enumerate(maps.values(), start=1):
+            picture(grid[row, column], overlay(image, of_method[row]))
+    grid[0, 0].set_title("image", fontsize=8.5, color=MUTED)
+    for column, method in enumerate(maps, start=1):
+        _head(grid[0, column], method, size=8.5)
+    _tight(figure)
+    return figure
+
+
+def strip_figure(
+    images: Images, maps_by_step: Sequence[Maps], scores: Float[np.ndarray, "n T"] | Sequence[Sequence[float]]
+) -> Figure:
+    """One row per image: the image, then its map after 0 to T refinement steps with its SRG below.
+
+    Args:
+        images: n RGB images.
+        maps_by_step: n sequences of T + 1 maps.
+        scores: SRG of each of these maps.
+    """
+    columns = 1 + len(maps_by_step[0])
+    figure = new_figure(_CELL * columns + 0.1, (_CELL + 0.2) * len(images) + 0.3)
+    grid = figure.subplots(len(images), columns, squeeze=False)
+    for row, image in enumerate(images):
+        picture(grid[row, 0], image)
+        for column, scores_map in enumerate(maps_by_step[row], start=1):
+            axes = picture(grid[row, column], overlay(image, scores_map))
+            axes.set_xlabel(f"SRG {scores[row][column - 1]:+.2f}", fontsize=7.5, color=INK, labelpad=2)
+    grid[0, 0].set_title("image", fontsize=8.5, color=MUTED)
+    for column in range(1, columns):
+        grid[0, column].set_title(f"T = {column - 1}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
+    _tight(figure)
+    return figure
+
+
+def hero_figure(images: Images, maps: Mapping[str, Maps], names: Sequence[str], srg: Mapping[str, float]) -> Figure:
+    """The README's wide picture: a row of images above a row of maps per method, labelled with the mean SRG.
+
+    Args:
+        images: about eight RGB images.
+        maps: method to one map per image; a few methods, AHA among them.
+        names: one per image.
+        srg: mean SRG by method.
+
+    Returns:
+        10 inches wide: 1600 pixels at 160 dots per inch.
+    """
+    label_share, width = 0.13, 10.0
+    cell = width * (1 - label_share) / len(images)
+    figure = new_figure(width, cell * (1 + len(maps)) * 1.04 + 0.3)
+    grid = figure.subplots(
+        1 + len(maps), 1 + len(images), squeeze=False, width_ratios=[label_share * width, *[cell] * len(images)]
+    )
+    for column, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+        picture(grid[0, column], image).set_title(name, fontsize=8.5, color=INK, pad=4)
+        for row, of_method in enumerate(maps.values(), start=1):
+            picture(grid[row, column], overlay(image, of_method[column - 1]))
+    for row in range(1 + len(maps)):
+        grid[row, 0].set_axis_off()
+    for row, method in enumerate(maps, start=1):
+        ours = is_aha(method)
+        head = method_label(method).replace(" (", "\n(")
+        style = {"ha": "right", "va": "center", "transform": grid[row, 0].transAxes}
+        colour, weight = (AHA_COLOUR, "bold") if ours else (INK, "normal")
+        grid[row, 0].text(0.97, 0.6, head, fontsize=9.5, color=colour, fontweight=weight, **style)
+        lift = 0.24 if "\n" in head else 0.36
+        grid[row, 0].text(0.97, lift, f"SRG {srg[method]:+.2f}", fontsize=8.5, color=colour if ours else MUTED, **style)
+    _tight(figure)
+    return figure
+
+
+def _head(axes: object, method: str, size: float) -> None:
+    ours = is_aha(method)
+    label = method_label(method).replace("Integrated Gradients", "Integrated\nGradients").replace(" (", "\n(")
+    label = label.replace("Attention rollout", "Attention\nrollout")
+    axes.set_title(  # type: ignore[attr-defined]
+        label, fontsize=size, color=AHA_COLOUR if ours else INK, fontweight="bold" if ours else "normal"
+    )
+
+
+def _tight(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]

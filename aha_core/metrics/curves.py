@@ -1,0 +1,183 @@
+"""Deletion and insertion curves of a pixel ranking (Petsiuk et al., "RISE", BMVC 2018).
+
+Recipes differ silently between papers; here they are fixed. Pixels are ranked at input resolution, ties are
+broken at random with one seed per image, curves have both end points, and areas are taken over the true fractions.
+With P = (c_1 = 0, …, c_P = HW) the numbers of pixels, r the rank of a pixel, x the image and u its reference:
+
+    deletion_j  = score(where(r < c_j, u, x))        insertion_j = score(where(r < c_j, x, u))
+    SRG = AUC(insertion) - AUC(deletion)             (symmetric relevance gain, in [-1, 1] for probabilities)
+
+Hence, with one reference, the insertion curve is the deletion curve of the reversed ranking read backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aha_core.errors import AttributionError
+
+ScoreFunction = Callable[[Float[Tensor, "M C H W"]], Float[Tensor, "M Y"]]
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Scores that do not depend on the ranking: of the unperturbed image and of the pure reference, each [B]."""
+
+    image: Float[Tensor, "B"]
+    reference: Float[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Scores along both directions, [B P], at the true fractions [P] of removed (inserted) pixels."""
+
+    deletion: Float[Tensor, "B P"]
+    insertion: Float[Tensor, "B P"]
+    fractions: Float[Tensor, "P"]
+
+    @property
+    def deletion_auc(self) -> Float[Tensor, "B"]:
+        return auc(self.deletion, self.fractions)
+
+    @property
+    def insertion_auc(self) -> Float[Tensor, "B"]:
+        return auc(self.insertion, self.fractions)
+
+    @property
+    def srg(self) -> Float[Tensor, "B"]:
+        """Insertion AUC - deletion AUC."""
+        return self.insertion_auc - self.deletion_auc
+
+
+def auc(curve: Float[Tensor, "B P"], fractions: Float[Tensor, "P"]) -> Float[Tensor, "B"]:
+    """Trapezoid sum_j (f_{j+1} - f_j) (s_j + s_{j+1}) / 2 of each row, in float64."""
+    return torch.trapezoid(curve.double(), fractions.to(curve.device, torch.float64), dim=-1)
+
+
+def removal_order(
+    maps: Float[Tensor, "B 1 H W"], seeds: Sequence[int], method: str = "attribution"
+) -> Int[Tensor, "B N"]:
+    """Flat pixel indices from the most to the least important; N = HW.
+
+    Each image is shuffled with its own seed and then sorted stably, so that ties fall at random and do not depend on
+    the batch or the device. A constant map gives a random order.
+
+    Args:
+        maps: importance at input resolution, any floating type and range.
+        seeds: one per image.
+        method: named in errors.
+
+    Raises:
+        AttributionError: wrong shape, or a value that is not finite.
+    """
+    if maps.ndim != 4 or maps.shape[1] != 1 or len(seeds) != maps.shape[0]:
+        raise AttributionError(
+            f"{method}: expected maps of shape ({len(seeds)}, 1, H, W), one for each of {len(seeds)} seeds, "
+            f"got {tuple(maps.shape)}"
+        )
+    values = maps.detach().flatten(1)
+    bad = (~values.isfinite()).sum(dim=1)
+    if bool(bad.any()):
+        image = int(bad.ne(0).nonzero()[0])
+        raise AttributionError(
+            f"{method}: {int(bad[image])} of {values.shape[1]} values of map {image} are NaN or infinite; "
+            "drop the method from evaluate.methods or compute it in float32"
+        )
+    shuffles = torch.stack([_permutation(values.shape[1], seed) for seed in seeds]).to(values.device)
+    order = values.gather(1, shuffles).argsort(dim=1, descending=True, stable=True)
+    return shuffles.gather(1, order)
+
+
+def _permutation(count: int, seed: int) -> Int[Tensor, "N"]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def curve_fractions(points: int, pixels: int) -> tuple[Int[Tensor, "P"], Float[Tensor, "P"]]:
+    """Counts round(p N) for p = linspace(0, 1, points), and the true fractions count / N.
+
+    Raises ValueError for fewer than two points.
+    """
+    if points < 2:
+        raise ValueError(f"a curve needs both end points, got points = {points}")
+    counts = torch.linspace(0, 1, points, dtype=torch.float64).mul(pixels).round().long()
+    return counts, counts.double() / pixels
+
+
+def endpoint_scores(
+    score_fn: ScoreFunction,
+    images: Float[Tensor, "B C H W"],
+    classes: Int[Tensor, "B"],
+    reference: Float[Tensor, "#B #C #H #W"],
+    batch_size: int,
+) -> Endpoints:
+    """Scores of the images and of their references: computed once, shared by every method."""
+    scores = []
+    with torch.no_grad():
+        for stack in (images, reference.expand_as(images)):
+            parts = [
+                _class_scores(score_fn, x, c)
+                for x, c in zip(stack.split(batch_size), classes.split(batch_size), strict=True)
+            ]
+            scores.append(torch.cat(parts))
+    return Endpoints(image=scores[0], reference=scores[1])
+
+
+def deletion_insertion(
+    score_fn: ScoreFunction,
+    images: Float[Tensor, "B C H W"],
+    orders: Int[Tensor, "B N"],
+    classes: Int[Tensor, "B"],
+    reference: Float[Tensor, "#B #C #H #W"],
+    counts: Int[Tensor, "P"],
+    batch_size: int,
+    endpoints: Endpoints | None = None,
+) -> Curves:
+    """Both curves of each image for one class and one reference.
+
+    Args:
+        score_fn: images to scores [M, Y], for the contract softmax probabilities (`Target.probabilities`).
+        images: never changed.
+        orders: from `removal_order`.
+        classes: the scored column of each image.
+        reference: what replaces removed pixels; broadcast against the images.
+        counts: numbers of pixels, non-decreasing from 0 to N (`curve_fractions`).
+        batch_size: masked images per call of score_fn, cut across images and points alike.
+        endpoints: `endpoint_scores` of the same images, classes and reference; computed where None.
+
+    Raises ValueError when counts do not run from 0 to N or orders do not fit the images.
+    """
+    pixels = images.shape[-2] * images.shape[-1]
+    if orders.shape != (images.shape[0], pixels):
+        raise ValueError(f"orders {tuple(orders.shape)} do not fit images {tuple(images.shape)}")
+    if counts[0] != 0 or counts[-1] != pixels or bool((counts.diff() < 0).any()):
+        raise ValueError(f"counts must rise from 0 to {pixels}, got {counts.tolist()}")
+    ends = endpoints or endpoint_scores(score_fn, images, classes, reference, batch_size)
+
+    device, points = images.device, counts.numel()
+    counts = counts.to(device)
+    inner = torch.arange(1, points - 1, device=device)
+    # Every masked image is one row (image, point, direction); direction 0 deletes, 1 inserts.
+    jobs = torch.cartesian_prod(torch.arange(images.shape[0], device=device), inner, torch.arange(2, device=device))
+    ranks = orders.to(device).argsort(dim=1)
+    flat, flat_reference = images.flatten(2), reference.expand_as(images).flatten(2)
+    curves = ends.image.new_empty((2, images.shape[0], points))
+    curves[0, :, 0], curves[0, :, -1] = ends.image, ends.reference
+    curves[1, :, 0], curves[1, :, -1] = ends.reference, ends.image
+    with torch.no_grad():
+        for job in jobs.split(batch_size):
+            image, point, direction = job.unbind(dim=1)
+            among_first = ranks[image] < counts[point, None]
+            keep = among_first == direction[:, None].bool()
+            masked = torch.where(keep[:, None], flat[image], flat_reference[image]).unflatten(2, images.shape[-2:])
+            curves[direction, image, point] = _class_scores(score_fn, masked, classes[image])
+    return Curves(deletion=curves[0], insertion=curves[1], fractions=counts.double() / pixels)
+
+
+def _class_scores(score_fn: ScoreFunction, x: Tensor, classes: Tensor) -> Float[Tensor, "M"]:
+    scores = score_fn(x).gather(1, classes[:, None]).squeeze(1)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

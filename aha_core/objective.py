@@ -1,0 +1,119 @@
+"""The loss: deletion AUC down, insertion AUC up, through soft masks.
+
+    loss = AUC_del + (1 - AUC_lif) + lambda mean(relu(A - boxmean(A))^2)
+    AUC  = sum_i w_i f_c(image with the fraction p_i removed)
+
+AUC_del removes the most important cells first, AUC_lif the least important first (insertion in the other
+direction). The fractions p_i and weights w_i are either the trapezoid rule over a fixed grid (paper) or one uniform
+draw in each of S equal strata, an unbiased estimate of the same integral. Source: "Learn to Rank" (arXiv
+2604.05819), objective and released settings.
+
+Every random draw of a step is a function of (seed, step, position in the global batch), so that results do not
+depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aha_core.config import ObjectiveConfig, RankingConfig, ReferenceName, TrainingRole
+from aha_core.perturbation import remove, upsample_masks
+from aha_core.protocols import Relaxation
+from aha_core.ranking import standardise
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator that is a function of the key alone (its length counts: SeedSequence ignores final zeros)."""
+    (state,) = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+@dataclass(frozen=True)
+class StepDraw:
+    """What is random in a training step and common to the batch.
+
+    fractions: removed shares p of one direction, Float[2 S] (deletion, then least-important-first).
+    weights: quadrature weights of one direction, Float[S].
+    """
+
+    grid: int
+    reference: ReferenceName
+    fractions: Float[Tensor, "2S"]
+    weights: Float[Tensor, "S"]
+
+
+def draw_step(ranking: RankingConfig, objective: ObjectiveConfig, seed: int, step: int) -> StepDraw:
+    """Grid side, reference and fractions of a step."""
+    source = generator(seed, step)
+    grid = int(torch.randint(ranking.grid_min, ranking.grid_max + 1, (), generator=source))
+    reference = objective.references[int(torch.randint(len(objective.references), (), generator=source))]
+    count = objective.fractions
+    if objective.sampling == "grid":
+        fractions = torch.linspace(0, 1, count).repeat(2)
+        weights = torch.full((count,), 1.0 / max(count - 1, 1))
+        weights[[0, -1]] /= 2 if count > 1 else 1
+    else:
+        jitter = torch.rand(2, count, generator=source)
+        fractions = ((torch.arange(count) + jitter) / count).flatten()
+        weights = torch.full((count,), 1.0 / count)
+    return StepDraw(grid, reference, fractions, weights)
+
+
+def choose_classes(
+    probabilities: Float[Tensor, "B Y"], labels: Int[Tensor, "B"], roles: tuple[TrainingRole, ...]
+) -> Int[Tensor, "R B"]:
+    """Class indices by role: predicted, runner_up, label, or second (the label if the prediction is wrong, else the
+    runner-up: the paper's other class)."""
+    first, second = probabilities.topk(2, dim=1).indices.unbind(dim=1)
+    other = torch.where(labels == first, second, labels)
+    by_role = {"predicted": first, "runner_up": second, "label": labels, "second": other}
+    return torch.stack([by_role[role] for role in roles])
+
+
+def removal_scores(
+    score: Callable[[Float[Tensor, "M 3 H W"], Int[Tensor, "M"]], Float[Tensor, "M"]],
+    x: Float[Tensor, "B 3 H W"],
+    maps: Float[Tensor, "B 1 H W"],
+    classes: Int[Tensor, "B"],
+    reference: Float[Tensor, "B 3 H W"],
+    relaxation: Relaxation,
+    grid: int,
+    fractions: Float[Tensor, "2S"],
+    standardised: bool,
+) -> Float[Tensor, "2S B"]:
+    """f_c of the softly masked images: S deletion steps, then S least-important-first steps.
+
+    Args:
+        score: (images, classes) to the class score of each image.
+        maps: raw importance.
+        fractions: removed shares in [0, 1], deletion first.
+        standardised: scores to mean 0 and standard deviation 1 over the grid.
+    """
+    cells = F.adaptive_avg_pool2d(maps.float(), grid).flatten(1)
+    cells = standardise(cells) if standardised else cells
+    deletion, insertion = (fractions.to(cells.device) * cells.shape[1]).chunk(2)
+    masks = torch.cat([relaxation.soft_topk_masks(cells, deletion), relaxation.soft_topk_masks(-cells, insertion)])
+    images = remove(x, upsample_masks(masks, grid, (x.shape[2], x.shape[3])), reference)
+    scores = score(images.flatten(0, 1), classes.repeat(len(fractions)))
+    return scores.unflatten(0, (len(fractions), len(x)))
+
+
+def ranking_loss(scores: Float[Tensor, "2S B"], weights: Float[Tensor, "S"]) -> tuple[Tensor, Tensor]:
+    """(AUC_del, AUC_lif), each Float[B]; the loss of an image is AUC_del + 1 - AUC_lif."""
+    deletion, insertion = scores.float().chunk(2)
+    weights = weights.to(scores.device)[:, None]
+    return (weights * deletion).sum(dim=0), (weights * insertion).sum(dim=0)
+
+
+def smoothness(maps: Float[Tensor, "B 1 H W"], kernel: int) -> Float[Tensor, "B"]:
+    """mean(relu(A - boxmean(A))^2): isolated peaks cost, plateaus do not."""
+    half = kernel // 2
+    mean = F.avg_pool2d(F.pad(maps, (half, half, half, half), mode="replicate"), kernel, stride=1)
+    return F.relu(maps - mean).square().flatten(1).mean(dim=1)

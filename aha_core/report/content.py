@@ -1,0 +1,86 @@
+"""What a report says, free of how it looks: plain values that stage `report` fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference AHA - method with its 95 % interval and Holm-corrected p value."""
+
+    mean: float
+    low: float
+    high: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One method of the main table.
+
+    method: its name (aha_t5, grad_cam, …); difference: None for the row that is compared with;
+    energy, pointing: localisation, None where the data has no masks.
+    """
+
+    method: str
+    deletion: Estimate
+    insertion: Estimate
+    srg: Estimate
+    difference: Difference | None = None
+    energy: Estimate | None = None
+    pointing: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """Mean scores of one method under one reference image."""
+
+    method: str
+    deletion: float
+    insertion: float
+    srg: float
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A picture. id: anchor; png: the bytes; alt: text for those who do not see it, the caption where empty."""
+
+    id: str
+    title: str
+    caption: str
+    png: bytes
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything in a report.
+
+    title, subtitle: heading; verdict: sentences, the answer first; scores: in the order of the table;
+    score_note: how to read the table; references: reference name to its rows; contract: lines of the metric contract;
+    facts: run facts; reproduce: commands; versions: package to version.
+    """
+
+    title: str
+    subtitle: str
+    verdict: tuple[str, ...]
+    scores: tuple[ScoreRow, ...]
+    references: Mapping[str, tuple[ReferenceRow, ...]]
+    figures: tuple[ReportFigure, ...]
+    contract: tuple[str, ...]
+    facts: Mapping[str, str]
+    reproduce: tuple[str, ...]
+    versions: Mapping[str, str]
+    score_note: str = ""
+    warnings: tuple[str, ...] = field(default=())

@@ -1,0 +1,317 @@
+"""Training of the explainer: state, one step, the loop. It runs unchanged in one process, under torchrun and in Ray.
+
+What surrounds the loop is a small `Runtime`: who am I, wrap the module for gradient averaging, take this report,
+give me the newest checkpoint. Data order, augmentation, class choice and noise are functions of (seed, step,
+position in the global batch): the same global batch gives the same losses for any number of workers, and a resumed
+run continues exactly.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from aha_core.config import Params
+from aha_core.data.dataset import PreparedImages
+from aha_core.errors import ConfigError, ResourceError
+from aha_core.explainer import FeatureExplainer, build_explainer
+from aha_core.explainer.model import explain
+from aha_core.objective import (
+    choose_classes,
+    draw_step,
+    generator,
+    ranking_loss,
+    removal_scores,
+    smoothness,
+)
+from aha_core.perturbation import reference_images
+from aha_core.ranking import make_relaxation, standardise, temperature
+from aha_core.targets import Target
+
+Row = dict[str, float]
+
+
+class Runtime(Protocol):
+    """What the loop needs from its surroundings."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Average gradients over the ranks (DistributedDataParallel), or the module itself."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the ranks."""
+
+    def restore(self) -> bytes | None:
+        """The newest checkpoint, or None."""
+
+    def report(self, row: Row, checkpoint: bytes | None) -> None:
+        """A point of the curve on every rank; on rank 0 with a checkpoint where one is due."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that a checkpoint holds."""
+
+    explainer: FeatureExplainer
+    average: FeatureExplainer
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: int = 0
+    curve: list[Row] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "explainer": self.explainer.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "step": self.step,
+                "curve": self.curve,
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def load_bytes(self, checkpoint: bytes) -> None:
+        saved = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
+        for name in ("explainer", "average", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(saved[name])
+        self.step, self.curve = saved["step"], saved["curve"]
+
+
+def new_state(params: Params, target: Target, device: torch.device) -> TrainingState:
+    """Untrained explainer (seeded), AdamW, warm-up from lr/25 and cosine decay."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        explainer = build_explainer(params.explainer, target).to(device)
+        average = build_explainer(params.explainer, target).to(device).requires_grad_(False)
+    average.load_state_dict(explainer.state_dict())
+    train = params.train
+    optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=train.lr, total_steps=max(train.steps, 2), pct_start=train.warmup, div_factor=25,
+        cycle_momentum=False,
+    )  # fmt: skip
+    return TrainingState(explainer, average, optimiser, schedule)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch. `positions` are the images' places in the global batch."""
+
+    images: Float[Tensor, "B 3 H W"]
+    labels: Int[Tensor, "B"]
+    positions: range
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
+    """Indices of global batch `step`: consecutive pieces of seeded permutations, one for each epoch."""
+    indices: list[int] = []
+    position = step * batch
+    while len(indices) < batch:
+        epoch, start = divmod(position + len(indices), count)
+        order = torch.randperm(count, generator=generator(seed, 1, epoch))
+        indices += order[start : start + batch - len(indices)].tolist()
+    return indices
+
+
+def batches(
+    dataset: PreparedImages, labels: list[int], params: Params, runtime: Runtime, first: int
+) -> Iterator[Batch]:
+    """This rank's batches from step `first` on, decoded one step ahead in a thread."""
+    size = params.train.batch_size // runtime.world
+    positions = range(runtime.rank * size, (runtime.rank + 1) * size)
+
+    def load(step: int) -> Batch:
+        chosen = batch_indices(params.seed, step, params.train.batch_size, len(dataset))
+        mine = [chosen[position] for position in positions]
+        if params.train.augment == "none":
+            images = [dataset.image(index) for index in mine]
+        else:
+            images = [
+                dataset.augmented(index, generator(params.seed, 2, step, position))
+                for index, position in zip(mine, positions, strict=True)
+            ]
+        classes = torch.tensor([labels[dataset.label(index)] for index in mine])
+        return Batch(torch.stack(images).float() / 255, classes, positions)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(load, first)
+        for step in range(first, params.train.steps):
+            batch = ahead.result()
+            if step + 1 < params.train.steps:
+                ahead = pool.submit(load, step + 1)
+            yield batch
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """bf16 autocast, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def training_loss(module: nn.Module, target: Target, batch: Batch, params: Params, step: int) -> tuple[Tensor, Row]:
+    """Loss of one rank's batch and the values worth a curve: deletion and insertion AUC, smoothness, map scale."""
+    objective, ranking, precision = params.objective, params.ranking, params.train.precision
+    device = batch.images.device
+    draw = draw_step(ranking, objective, params.seed, step)
+    tau = temperature(ranking, step / max(params.train.steps - 1, 1))
+    with torch.no_grad(), autocast(device, precision):
+        features = target.features(batch.images, params.explainer.levels)
+    by_role = choose_classes(features.logits.float().softmax(dim=1), batch.labels, objective.classes)
+    if objective.classes_per_image == "one":
+        role = [
+            int(torch.randint(len(by_role), (), generator=generator(params.seed, 3, step, position)))
+            for position in batch.positions
+        ]
+        by_role = by_role[torch.tensor(role, device=device), torch.arange(len(role), device=device)][None]
+    reference = reference_images(batch.images, draw.reference, params.perturbation)
+
+    def score(images: Tensor, classes: Tensor) -> Tensor:
+        with autocast(device, precision):
+            logits = target(images)
+        return logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
+
+    deletion: list[Tensor] = []
+    lif: list[Tensor] = []
+    rough: list[Tensor] = []
+    spread: list[Tensor] = []
+    for index, classes in enumerate(by_role):
+        with autocast(device, precision):
+            maps = explain(module, target, batch.images, features, classes)
+        maps = maps.float()
+        noise = [generator(params.seed, 4, step, index, position) for position in batch.positions]
+        scores = removal_scores(
+            score, batch.images, maps, classes, reference, make_relaxation(ranking, tau, noise), draw.grid,
+            draw.fractions, ranking.standardise,
+        )  # fmt: skip
+        for values, auc in zip((deletion, lif), ranking_loss(scores, draw.weights), strict=True):
+            values.append(auc)
+        penalised = standardise(maps) if ranking.standardise else maps
+        rough.append(smoothness(penalised, objective.smoothness_kernel))
+        spread.append(maps.detach().flatten(1).std(dim=1))
+    means = {
+        "deletion_auc": torch.cat(deletion).mean(),
+        "insertion_auc": torch.cat(lif).mean(),
+        "smoothness": torch.cat(rough).mean(),
+        "map_std": torch.cat(spread).mean(),
+    }
+    loss = means["deletion_auc"] + 1 - means["insertion_auc"] + objective.smoothness * means["smoothness"]
+    return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in means.items()}
+
+
+def train(
+    params: Params,
+    target: Target,
+    dataset: PreparedImages,
+    labels: list[int],
+    runtime: Runtime,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> TrainingState:
+    """Train the explainer to the last step, from the newest checkpoint if there is one.
+
+    Args:
+        labels: logit index of each of the dataset's class folders.
+        on_step: called on every rank after every step, with the number of steps done.
+
+    Raises:
+        ConfigError: the global batch does not divide by the number of workers, or is larger than the data.
+        ResourceError: the loss is not finite, or the device is out of memory.
+    """
+    config = params.train
+    if config.batch_size % runtime.world:
+        raise ConfigError(
+            f"train.batch_size = {config.batch_size} does not divide by {runtime.world} workers; "
+            f"use a multiple, e.g. {config.batch_size // runtime.world * runtime.world or runtime.world}"
+        )
+    target.to(runtime.device)
+    state = new_state(params, target, runtime.device)
+    checkpoint = runtime.restore()
+    if checkpoint is not None:
+        state.load_bytes(checkpoint)
+    module = runtime.wrap(state.explainer)
+    recent: list[Row] = []
+    for batch in batches(dataset, labels, params, runtime, first=state.step):
+        on_device = Batch(batch.images.to(runtime.device), batch.labels.to(runtime.device), batch.positions)
+        try:
+            recent.append(train_step(state, module, target, on_device, params))
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"out of memory with {len(batch.images)} images of {config.batch_size} per worker; "
+                "raise --workers, or lower train.batch_size or objective.fractions"
+            ) from error
+        on_step(state.step)
+        last = state.step == config.steps
+        due = last or state.step % config.checkpoint_every == 0
+        if due or state.step % config.report_every == 0:
+            row = _summary(recent, runtime, state)
+            recent.clear()
+            state.curve.append(row)
+            runtime.report(row, state.to_bytes() if due and runtime.rank == 0 else None)
+    return state
+
+
+def train_step(state: TrainingState, module: nn.Module, target: Target, batch: Batch, params: Params) -> Row:
+    """One optimiser step: loss, clipped gradient, AdamW, learning rate, averaged weights."""
+    config = params.train
+    loss, row = training_loss(module, target, batch, params, state.step)
+    if not torch.isfinite(loss):
+        raise ResourceError(f"the loss is {row['loss']} at step {state.step}; lower train.lr = {config.lr}")
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.explainer.parameters(), config.clip)
+    rate = state.schedule.get_last_lr()[0]
+    state.optimiser.step()
+    if state.step + 1 < config.steps:
+        state.schedule.step()
+    state.step += 1
+    decay = min(config.ema, state.step / (state.step + 10))  # the average must not remember the random start
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.explainer.parameters()), 1 - decay)
+    return row | {"gradient_norm": float(norm), "lr": float(rate)}
+
+
+def _summary(recent: list[Row], runtime: Runtime, state: TrainingState) -> Row:
+    """Mean over the steps since the last point and over the ranks."""
+    names = sorted(recent[0])
+    values = torch.tensor([[row[name] for name in names] for row in recent], dtype=torch.float64).mean(dim=0)
+    values = runtime.mean(values)
+    return {"step": state.step} | dict(zip(names, values.tolist(), strict=True))
+
+
+@dataclass
+class LocalRuntime:
+    """One process, no communication: checkpoints and reports go to the given callables."""
+
+    device: torch.device
+    load: Callable[[], bytes | None] = lambda: None
+    save: Callable[[bytes], None] = lambda checkpoint: None
+    on_report: Callable[[Row], None] = lambda row: None
+    rank: int = 0
+    world: int = 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values
+
+    def restore(self) -> bytes | None:
+        return self.load()
+
+    def report(self, row: Row, checkpoint: bytes | None) -> None:
+        if checkpoint is not None:
+            self.save(checkpoint)
+        self.on_report(row)

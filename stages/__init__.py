@@ -1,0 +1,1 @@
+"""The shell around `aha_core`: files, tracking, processes and commands. DVC decides what runs."""

@@ -1,0 +1,165 @@
+"""The command line: each stage, the pipeline, profiles, the MLflow UI and `explain`.
+
+Nothing heavy is imported before a command runs, so that `aha --help` answers at once. Exit codes: 0 done, 1 an error
+that the user can fix, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Rank every pixel by how much a frozen image classifier needs it.",
+)  # fmt: skip
+
+STAGES = {
+    "prepare": "Draw the synthetic objects, or index and verify folders of images.",
+    "target": "Train, download or read the classifier to explain.",
+    "train": "Train the explainer on the frozen target.",
+    "refine": "Improve the maps of the evaluation images by gradient steps.",
+    "evaluate": "Score AHA and the baselines: deletion, insertion, localisation.",
+    "report": "Write the self-contained HTML report.",
+}
+
+INTERRUPTED = 130  # 128 + SIGINT
+
+ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Training workers; 0 = this process.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training.")]
+
+
+def _stage(name: str, help_text: str) -> None:
+    def command(
+        params: ParamsFile = None,
+        workers: Workers = None,
+        device: Device = None,
+        tracking_uri: TrackingUri = None,
+        fresh: Fresh = False,
+    ) -> None:
+        from stages.context import Context
+
+        ctx = Context.create(Path.cwd(), params, workers, device, tracking_uri, fresh)
+        import_module(f"stages.{name}").run(ctx)
+
+    app.command(name, help=help_text, rich_help_panel="Stages")(command)
+
+
+for _name, _help in STAGES.items():
+    _stage(_name, _help)
+
+
+@app.command(rich_help_panel="Pipeline")
+def run(
+    stage: Annotated[str | None, typer.Argument(help="Only this stage and what it needs.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run even where nothing changed.")] = False,
+) -> None:
+    """Bring the pipeline up to date (= dvc repro)."""
+    from stages.pipeline import repro
+
+    raise typer.Exit(repro(stage, force))
+
+
+@app.command(rich_help_panel="Pipeline")
+def profile(
+    name: Annotated[str | None, typer.Argument(help="Profile to activate; without it, list them.")] = None,
+) -> None:
+    """List the ready profiles, or copy one over params.yaml."""
+    from stages.profiles import activate, table
+
+    if name is None:
+        typer.echo(table(Path.cwd()))
+    else:
+        typer.echo(activate(Path.cwd(), name))
+
+
+@app.command(rich_help_panel="Pipeline")
+def ui(port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000, tracking_uri: TrackingUri = None) -> None:
+    """Open the MLflow UI on localhost."""
+    import subprocess
+
+    from stages.context import default_tracking_uri
+    from stages.paths import Paths
+    from stages.tracking import ui_command
+
+    uri = default_tracking_uri(Paths(Path.cwd()), tracking_uri)
+    if uri.startswith("http"):
+        typer.echo(f"the store is a server: open {uri}")
+        return
+    typer.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    raise typer.Exit(subprocess.call(ui_command(uri, port)))
+
+
+@app.command(rich_help_panel="Use")
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE…")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for overlays (PNG) and raw maps (NPY).")],
+    class_: Annotated[str | None, typer.Option("--class", help="Class name or index; default: the predicted.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
+    device: Device = None,
+) -> None:
+    """Explain images with the trained explainer."""
+    from stages.context import Context
+    from stages.explain import run as explain_images
+
+    ctx = Context.create(Path.cwd(), device=device)
+    raise typer.Exit(1 if explain_images(ctx, images, out, class_, steps) else 0)
+
+
+@app.command(rich_help_panel="Use")
+def methods() -> None:
+    """List the baselines that `evaluate.methods` may name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aha_core.baselines import BASELINES
+
+    table = Table("name", "passes", "what it does", box=None)
+    for spec in BASELINES.values():
+        table.add_row(spec.name, spec.passes, spec.description)
+    Console().print(table)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own log messages.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of user errors.")] = False,
+) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `aha` and `python -m stages`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Exit code of a command; errors that a user can fix become one message, termination counts as Ctrl-C."""
+    import signal
+
+    from aha_core.errors import AhaError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(arguments, prog_name="aha")
+    except SystemExit as stop:  # how Typer ends: 2 for wrong usage, 130 for Ctrl-C
+        code = stop.code if isinstance(stop.code, int) else 0
+        if code == INTERRUPTED:
+            typer.secho("interrupted; the same command continues", err=True, fg="yellow")
+        return code
+    except AhaError as error:
+        if "--debug" in arguments:
+            raise
+        typer.secho(f"error: {error}", err=True, fg="red")
+        return 1
+    return 0

@@ -1,0 +1,109 @@
+"""What every stage's `run(ctx)` gets: parameters, paths, resources, a console."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+from aha_core.config import Params, load_params
+from aha_core.errors import ResourceError
+from stages.paths import Paths
+
+T = TypeVar("T")
+
+
+class RateColumn(TextColumn):
+    """Items per second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: ProgressTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g}/s" if speed else "", style="progress.data.speed")
+
+
+@dataclass(frozen=True)
+class Context:
+    """One invocation of a stage."""
+
+    paths: Paths
+    params: Params
+    workers: int
+    device: str
+    threads: int
+    tracking_uri: str
+    fresh: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        params_file: Path | None = None,
+        workers: int | None = None,
+        device: str | None = None,
+        tracking_uri: str | None = None,
+        fresh: bool = False,
+    ) -> Context:
+        """Validate the parameters and settle the resources; flags win over the `resources` section.
+
+        Raises ConfigError for bad parameters, ResourceError for a device that is not there.
+        """
+        paths = Paths(root.resolve())
+        params = load_params(params_file or paths.params)
+        resources = params.resources
+        workers = resources.workers if workers is None else workers
+        threads = resources.threads or max((os.cpu_count() or 1) // max(workers, 1), 1)
+        uri = default_tracking_uri(paths, tracking_uri)
+        return cls(paths, params, workers, _device(device or resources.device), threads, uri, fresh)
+
+    @property
+    def cores(self) -> int:
+        """Threads of a stage that works in one process (training workers get `threads` each)."""
+        return self.params.resources.threads or os.cpu_count() or 1
+
+    def use_all_cores(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.cores)
+
+    def progress(self, iterable: Iterable[T], total: int, description: str) -> Iterator[T]:
+        """Yield the items behind a bar with rate and time left; silent when the output is not a terminal."""
+        with self.bar() as bar:
+            task = bar.add_task(description, total=total)
+            for item in iterable:
+                yield item
+                bar.advance(task)
+
+    def bar(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description:<12}"), BarColumn(bar_width=None), MofNCompleteColumn(), RateColumn(),
+            TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal, expand=True,
+        )  # fmt: skip
+
+    def say(self, message: str) -> None:
+        self.console.print(message, highlight=False)
+
+
+def default_tracking_uri(paths: Paths, flag: str | None = None) -> str:
+    """The flag, else MLFLOW_TRACKING_URI, else a SQLite database beside the checkpoints (absolute)."""
+    return flag or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.state / 'mlflow.db'}"
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device cuda was asked for, but torch sees no GPU; use --device cpu")
+    return name

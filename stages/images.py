@@ -1,0 +1,47 @@
+"""The images that are refined and evaluated: one choice for both stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from aha_core.config import ClassRole
+from aha_core.data.dataset import PreparedImages
+from aha_core.data.labels import label_map
+from aha_core.selection import ImageBatch, class_of_role, evaluation_indices
+from aha_core.targets import Target
+from stages.context import Context
+
+
+def evaluated(ctx: Context, split: str) -> tuple[PreparedImages, list[int]]:
+    """The split and the places of `evaluate.images` images spread evenly over it."""
+    dataset = PreparedImages(ctx.paths.data, split)
+    return dataset, evaluation_indices(ctx.params.evaluate.images, len(dataset))
+
+
+def load(dataset: PreparedImages, indices: list[int], labels: list[int], device: str) -> ImageBatch:
+    """Images, logit labels, masks and names of the given places."""
+    images, classes = dataset.batch(indices)
+    masks = [dataset.mask(index) for index in indices]
+    stacked = torch.stack([mask for mask in masks if mask is not None])[:, None] if masks[0] is not None else None
+    return ImageBatch(
+        x=images.to(device).float() / 255,
+        labels=torch.tensor([labels[int(label)] for label in classes], device=device),
+        masks=stacked.to(device) if stacked is not None else None,
+        indices=indices,
+        names=[dataset.name(index) for index in indices],
+    )
+
+
+def chunks(
+    ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, role: ClassRole
+) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+    """Batches of at most `resources.batch_size` images with the class of the role."""
+    size = ctx.params.resources.batch_size
+    labels = label_map(dataset.class_names, target.num_classes)
+    for start in range(0, len(indices), size):
+        batch = load(dataset, indices[start : start + size], labels, ctx.device)
+        with torch.no_grad():
+            probabilities = target.probabilities(batch.x)
+        yield batch, class_of_role(probabilities, batch.labels, role)

@@ -1,0 +1,83 @@
+"""Stage `target`: train, download or read the classifier; write it with its accuracy and a summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from aha_core.config import Params, expand_path
+from aha_core.data.dataset import PreparedImages
+from aha_core.data.labels import imagenet_class_names, label_map
+from aha_core.files import atomic_json
+from aha_core.target_training import accuracy, train_classifier
+from aha_core.targets import Target, create_model, load_weights
+from stages.context import Context
+from stages.outputs import rebuild
+
+IMAGENET_CLASSES = 1000
+
+
+def run(ctx: Context) -> None:
+    ctx.use_all_cores()
+    target, curve = build(ctx)
+    target.to(ctx.device)
+    test = PreparedImages(ctx.paths.data, "test")
+    labels = label_map(test.class_names, target.num_classes)
+    scores = accuracy(target, test, labels, ctx.params.resources.batch_size, torch.device(ctx.device))
+    with rebuild(ctx.paths.target) as out:
+        target.to("cpu").save(out, {"accuracy": scores, "summary": summary(target), "curve": curve})
+    headline = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+    atomic_json(ctx.paths.metrics / "target.json", headline)
+    ctx.say(f"{target.name}: test top-1 {scores['top1']:.3f} on {len(test)} images")
+
+
+def build(ctx: Context) -> tuple[Target, list[dict[str, Any]]]:
+    """The classifier and, where it was trained here, its training curve."""
+    params = ctx.params
+    size, config = params.data.image_size, params.target
+    train = PreparedImages(ctx.paths.data, "train")
+    if config.source != "train":
+        return _existing(params, train.class_names), []
+    curve: list[dict[str, Any]] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        model = create_model(config.name, len(train.class_names), size)
+    with ctx.bar() as bar:
+        task = bar.add_task("target", total=config.train.epochs)
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            curve.append(row)
+            bar.advance(task)
+
+        train_classifier(
+            model, train, PreparedImages(ctx.paths.data, "val"), config.train, params.seed, torch.device(ctx.device),
+            threads=ctx.cores, on_epoch=on_epoch,
+        )  # fmt: skip
+    return Target(config.name, model, size, train.class_names), curve
+
+
+def _existing(params: Params, data_classes: list[str]) -> Target:
+    """timm's pretrained weights, or a local file whose classifier tells the number of classes."""
+    config, size = params.target, params.data.image_size
+    if config.source == "pretrained":
+        model: Any = create_model(config.name, IMAGENET_CLASSES, size, pretrained=True)
+    else:
+        file = expand_path(config.checkpoint, "target.checkpoint")
+        count = IMAGENET_CLASSES if all(name[1:].isdigit() for name in data_classes) else len(data_classes)
+        model = create_model(config.name, count, size)
+        load_weights(model, file, config.name)
+    names = imagenet_class_names() if model.num_classes == IMAGENET_CLASSES else data_classes
+    return Target(config.name, model, size, names)
+
+
+def summary(target: Target) -> dict[str, Any]:
+    """Facts for the report."""
+    parameters = sum(weight.numel() for weight in target.model.parameters())
+    return {
+        "parameters": parameters,
+        "classes": target.num_classes,
+        "prefix_tokens": target.num_prefix_tokens,
+        "levels": len(target.model.feature_info),
+        "row": target.classifier_weight.shape[1],
+    }

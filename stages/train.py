@@ -1,0 +1,94 @@
+"""Stage `train`: the explainer on the frozen target, on as many workers as wanted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from aha_core.explainer.storage import Training, save_explainer
+from aha_core.files import atomic_json, atomic_text
+from aha_core.targets import Target
+from aha_core.training import Row, new_state
+from stages import launch
+from stages.context import Context
+from stages.outputs import rebuild
+from stages.tracking import Tracker
+
+REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy"]
+
+
+def run(ctx: Context) -> None:
+    paths, params = ctx.paths, ctx.params
+    target = Target.load(paths.target)
+    name = launch.job_name(params, paths.data, paths.target)
+    storage = paths.state / "training" / name
+    if ctx.fresh:
+        shutil.rmtree(storage, ignore_errors=True)
+    job = launch.Job(params, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
+    if dist.is_torchelastic_launched() and dist_rank() != 0:
+        launch.fit(job, 0, lambda row: None, lambda step: None)
+        return
+    if any(storage.glob("**/*.pt")):
+        ctx.say(f"continuing the run in {storage.relative_to(paths.state)} (--fresh starts anew)")
+    tracker = open_run(ctx, storage, name)
+    with ctx.bar() as bar:
+        task = bar.add_task("train", total=params.train.steps)
+
+        def on_row(row: Row) -> None:
+            tracker.log_row(row)
+            bar.update(task, completed=row["step"], description=f"loss {row['loss']:.3f}")
+
+        try:
+            final = launch.fit(job, ctx.workers, on_row, lambda step: bar.update(task, completed=step))
+        except BaseException as error:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+    assert final is not None
+    state = new_state(params, target, torch.device("cpu"))
+    state.load_bytes(final)
+    with rebuild(paths.explainer) as out:
+        training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
+        save_explainer(out, state.average, training)
+    atomic_text(paths.plots / "training.csv", to_csv(state.curve))
+    atomic_json(paths.run, {"run_id": tracker.run_id, "digest": name})
+    last = state.curve[-1]
+    atomic_json(
+        paths.metrics / "train.json", {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
+    )
+    tracker.log_model(paths.explainer, paths.target, params.data.image_size, REQUIREMENTS)
+    tracker.log_files([paths.plots / "training.csv", paths.params], "training")
+    tracker.finish()
+    shutil.rmtree(storage)
+    ctx.say(f"trained {params.train.steps} steps, last loss {last['loss']:.4f}; MLflow run {tracker.run_id}")
+
+
+def dist_rank() -> int:
+    import os
+
+    return int(os.environ["RANK"])
+
+
+def open_run(ctx: Context, storage: Path, name: str) -> Tracker:
+    """The MLflow run of this training, also across kills: its id is kept beside the checkpoints."""
+    note = storage / "mlflow_run.json"
+    known = json.loads(note.read_text())["run_id"] if note.is_file() else None
+    tracker = Tracker(ctx.tracking_uri, ctx.paths.state / "mlartifacts", known, name=f"aha-{name}")
+    atomic_json(note, {"run_id": tracker.run_id})
+    tracker.log_params(ctx.params.model_dump(mode="json", exclude={"resources"}) | {"workers": ctx.workers})
+    return tracker
+
+
+def to_csv(curve: list[Row]) -> str:
+    """Rounded, so that the same run gives the same bytes on any number of workers."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(curve[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in curve:
+        writer.writerow({name: int(value) if name == "step" else f"{value:.5g}" for name, value in row.items()})
+    return stream.getvalue()

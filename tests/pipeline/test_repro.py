@@ -1,0 +1,92 @@
+"""A reduced but real `dvc repro` in a temporary clone: everything runs, nothing runs twice, experiments work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT, small_params
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def call(cwd: Path, *command: str, expected: int = 0, **environment: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"PATH": path} | environment,
+    )  # fmt: skip
+    assert done.returncode == expected, f"{command} ended with {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """The working tree as a fresh repository with small parameters, after its first `dvc repro`."""
+    clone = tmp_path_factory.mktemp("clone") / "aha"
+    files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    (clone / "params.yaml").write_text(yaml.safe_dump(small_params()))
+    call(clone, "git", "init", "-q")
+    call(clone, "git", "add", "-A")
+    call(clone, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "clone")
+    call(clone, "dvc", "repro")
+    return clone
+
+
+def test_every_stage_left_its_outputs_and_git_stays_clean(checkout):
+    scores = pd.read_parquet(checkout / "outputs/evaluation/scores.parquet")
+    methods = small_params()["evaluate"]["methods"] + ["aha_t0", "aha_t1", "aha_t2"]
+    assert sorted(scores["method"].unique()) == sorted(methods)
+    assert len(scores) == len(methods) * 6 * 3
+    assert scores[["deletion", "insertion", "srg"]].notna().all().all()
+    report = (checkout / "outputs/report/index.html").read_text()
+    assert "deletion" in report.lower()
+    assert str(checkout) not in report
+    assert call(checkout, "git", "status", "--porcelain").split() in ([], ["??", "dvc.lock"])
+
+
+def test_second_repro_runs_nothing(checkout):
+    assert "up to date" in call(checkout, "dvc", "repro")
+
+
+def test_editing_figure_code_reruns_the_report_alone(checkout):
+    figure = checkout / "aha_core/figures/lines.py"
+    original = figure.read_text()
+    figure.write_text(original + "\n# edited\n")
+    try:
+        status = json.loads(call(checkout, "dvc", "status", "--json"))
+        assert set(status) == {"report"}
+    finally:
+        figure.write_text(original)
+
+
+def test_metrics_plots_and_dag_are_readable(checkout):
+    assert "srg" in call(checkout, "dvc", "metrics", "show")
+    assert "evaluate" in call(checkout, "dvc", "dag")
+    call(checkout, "dvc", "plots", "show", "-o", "plots_html")
+    assert (checkout / "plots_html/index.html").stat().st_size > 10_000
+    shutil.rmtree(checkout / "plots_html")
+
+
+def test_queued_experiment_uses_the_projects_tracking_store(checkout):
+    call(checkout, "git", "add", "-A")
+    call(checkout, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "lock")
+    git = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_NAME": "t"}
+    git |= {"GIT_COMMITTER_EMAIL": "t@example.org"}
+    call(checkout, "dvc", "exp", "run", "--queue", "-S", "refine.steps=1", "-n", "fewer-steps", **git)
+    call(checkout, "dvc", "exp", "run", "--run-all", **git)
+    shown = call(checkout, "dvc", "exp", "show", "--csv")
+    assert "fewer-steps" in shown
+    diff = call(checkout, "dvc", "metrics", "diff", "HEAD", "fewer-steps")
+    assert "aha_t2" in diff
+    assert [path.name for path in checkout.rglob("mlflow.db")] == ["mlflow.db"]

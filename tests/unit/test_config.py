@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aha_core.config import Params, expand_path, load_params, parse_params
+from aha_core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def raw():
+    return load_params(ROOT / "params.yaml").model_dump(mode="json")
+
+
+def test_embedded_profile_is_the_active_one():
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "configs/embedded.yaml").read_text()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_profiles_are_valid_and_hold_no_absolute_path(file):
+    assert isinstance(load_params(file), Params)
+    assert ": /" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("train", "stpes", 3, ["train.stpes", "3", "allowed here", "steps"]),
+        ("ranking", "method", "quicksort", ["ranking.method", "quicksort", "gumbel_sinkhorn", "soft_topk"]),
+        ("train", "lr", "fast", ["train.lr", "'fast'", "number"]),
+        ("train", "steps", 0, ["train.steps", "0", "greater than or equal to 1"]),
+        ("ranking", "grid_min", 99, ["grid_min 99", "grid_max"]),
+        ("perturbation", "blur_kernel", 36, ["odd", "36"]),
+        ("perturbation", "blur_kernel", 999, ["999", "data.image_size"]),
+    ],
+)
+def test_bad_values_give_one_line_with_name_value_and_remedy(raw, section, key, value, words):
+    raw[section][key] = value
+    with pytest.raises(ConfigError) as caught:
+        parse_params(raw, "params.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_missing_parameters_and_several_problems_are_all_named(raw):
+    del raw["train"]["clip"]
+    raw["seed"] = "x"
+    with pytest.raises(ConfigError, match=r"(?s)seed.*\n.*missing parameter train.clip|clip.*\n.*seed"):
+        parse_params(raw)
+
+
+def test_yaml_reads_exponents_as_numbers(tmp_path, raw):
+    text = yaml.safe_dump(raw).replace("lr: 0.001", "lr: 1e-3")
+    assert "1e-3" in text
+    (tmp_path / "p.yaml").write_text(text)
+    assert load_params(tmp_path / "p.yaml").train.lr == 1e-3
+
+
+def test_broken_and_missing_files(tmp_path):
+    with pytest.raises(ConfigError, match="aha profile"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "p.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_params(tmp_path / "p.yaml")
+
+
+def test_paths_expand_variables_and_name_an_unset_one(monkeypatch):
+    monkeypatch.setenv("AHA_TEST_ROOT", "/somewhere")
+    assert expand_path("$AHA_TEST_ROOT/x", "data.folder.root") == Path("/somewhere/x")
+    with pytest.raises(ConfigError, match=r"data.folder.root.*AHA_NOT_SET.*export AHA_NOT_SET"):
+        expand_path("${AHA_NOT_SET}/x", "data.folder.root")

@@ -1,0 +1,45 @@
+import errno
+
+import numpy as np
+import pytest
+
+from aha_core.errors import ResourceError
+from aha_core.files import array_writer, atomic_json, atomic_path
+
+
+def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
+    goal = tmp_path / "a.json"
+    atomic_json(goal, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_path(goal) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert goal.read_text() == '{\n  "x": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [goal]
+
+
+def test_full_disk_names_the_remedy(tmp_path):
+    with (
+        pytest.raises(ResourceError, match="no space left while writing a.bin; free some"),
+        atomic_path(tmp_path / "a.bin"),
+    ):
+        raise OSError(errno.ENOSPC, "no space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_array_writer_appends_pieces(tmp_path):
+    pieces = [np.arange(6.0).reshape(1, 2, 3), np.ones((2, 2, 3))]
+    with array_writer(tmp_path / "a.npy", (3, 2, 3), np.float32) as append:
+        for piece in pieces:
+            append(piece)
+    loaded = np.load(tmp_path / "a.npy")
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, np.concatenate(pieces))
+
+
+def test_array_writer_refuses_an_incomplete_array(tmp_path):
+    with (
+        pytest.raises(ValueError, match="3 values written"),
+        array_writer(tmp_path / "a.npy", (4,), np.int64) as append,
+    ):
+        append(np.arange(3))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,126 @@
+"""The loop: it learns, resumes exactly, and reports what it should."""
+
+import pytest
+import torch
+
+from aha_core.config import Params, parse_params
+from aha_core.data.dataset import PreparedImages
+from aha_core.data.prepare import prepare_synthetic
+from aha_core.errors import ConfigError, ResourceError
+from aha_core.targets import Target, create_model
+from aha_core.training import LocalRuntime, batch_indices, new_state, train, training_loss
+from tests.conftest import small_params
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return parse_params(small_params())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, params):
+    folder = tmp_path_factory.mktemp("data")
+    prepare_synthetic(params.data, params.seed, folder)
+    return PreparedImages(folder, "train", params.train.augment)
+
+
+@pytest.fixture
+def target(params):
+    torch.manual_seed(0)
+    size = params.data.image_size
+    return Target("vit_convstem_mini", create_model("vit_convstem_mini", 10, size), size, [str(i) for i in range(10)])
+
+
+LABELS = list(range(10))
+
+
+def weights(state):
+    return torch.cat([value.flatten() for value in state.average.state_dict().values()])
+
+
+def test_batches_walk_through_every_image_once_per_epoch():
+    seen = [index for step in range(5) for index in batch_indices(seed=1, step=step, batch=8, count=20)]
+    assert sorted(seen[:20]) == list(range(20))
+    assert sorted(seen[20:40]) == list(range(20))
+    assert seen[:20] != seen[20:40]
+    assert len(batch_indices(seed=1, step=0, batch=50, count=20)) == 50
+
+
+def test_killed_and_resumed_run_ends_with_the_same_weights_and_curve(params, dataset, target):
+    saved: list[bytes] = []
+    whole = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu"), save=saved.append))
+    first_checkpoint = saved[0]
+    resumed = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu"), load=lambda: first_checkpoint))
+    assert len(saved) == params.train.steps // params.train.checkpoint_every
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.curve == resumed.curve
+
+
+def test_finished_checkpoint_trains_no_further(params, dataset, target):
+    saved: list[bytes] = []
+    train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu"), save=saved.append))
+    steps: list[int] = []
+    train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu"), load=lambda: saved[-1]), steps.append)
+    assert steps == []
+
+
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset):
+    if preset == "paper":
+        raw = params.model_dump(mode="json")
+        raw["ranking"] |= {"method": "gumbel_sinkhorn", "standardise": False, "grid_max": 8}
+        raw["objective"] |= {"sampling": "grid", "fractions": 4, "classes_per_image": "all"}
+        params = parse_params(raw)
+    from aha_core.training import Batch
+
+    images, labels = dataset.batch(range(4))
+    batch = Batch(images.float() / 255, labels, range(4))
+    state = new_state(params, target, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # FiLM starts at zero, which hides the row's gradient
+        for weight in state.explainer.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    loss, row = training_loss(state.explainer, target, batch, params, step=0)
+    loss.backward()
+    assert loss.item() == pytest.approx(
+        row["deletion_auc"] + 1 - row["insertion_auc"] + params.objective.smoothness * row["smoothness"], rel=1e-5
+    )
+    silent = [name for name, weight in state.explainer.named_parameters() if weight.grad is None]
+    assert silent == []
+    assert all(weight.grad is None for weight in target.parameters())
+
+
+def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, target):
+    from aha_core.training import Batch
+
+    images, labels = dataset.batch(range(4))
+    state = new_state(params, target, torch.device("cpu"))
+
+    def loss(positions):
+        part = slice(positions.start, positions.stop)
+        batch = Batch(images[part].float() / 255, labels[part], positions)
+        return training_loss(state.explainer, target, batch, params, step=1)[0].item()
+
+    assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
+
+
+def test_averaged_weights_follow_the_trained_ones(params, dataset, target):
+    state = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu")))
+    start = new_state(params, target, torch.device("cpu"))
+    trained = torch.cat([value.flatten() for value in state.explainer.state_dict().values()])
+    before = weights(start)
+    assert not torch.equal(trained, before)
+    assert (weights(state) - trained).norm() < (before - trained).norm()
+
+
+def test_indivisible_batch_names_the_remedy(params, dataset, target):
+    runtime = LocalRuntime(torch.device("cpu"), world=3)
+    with pytest.raises(ConfigError, match=r"train.batch_size = 4 .* 3 workers; use a multiple"):
+        train(params, target, dataset, LABELS, runtime)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_learning_rate(params, dataset, target):
+    broken = Target(target.name, target.model, target.image_size, target.class_names)
+    broken.std.fill_(float("nan"))
+    with pytest.raises(ResourceError, match=r"loss is nan at step 0; lower train.lr"):
+        train(params, broken, dataset, LABELS, LocalRuntime(torch.device("cpu")))
