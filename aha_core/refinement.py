@@ -25,7 +25,6 @@ from aha_core.perturbation import reference_images
 from aha_core.ranking import make_relaxation, standardise
 from aha_core.targets import Target
 
-
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
 DEFAULT_REFINEMENT = RefineConfig(steps=5, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from aha_core.attribution import Explainer
-from aha_core.data.decode import decode
+from aha_core.data.decode import read_image
 from aha_core.errors import AhaError, AttributionError, DataError
 from aha_core.figures import overlay
 from aha_core.files import array_writer, atomic_path
@@ -38,7 +38,7 @@ def run(ctx: Context, images: list[Path], out: Path, class_name: str | None, ste
 def explain_one(explainer: Explainer, file: Path, stem: Path, wanted: int | None, steps: int, device: str) -> str:
     """Explain one file; returns the line to print."""
     target = explainer.target
-    original = read(file)
+    original = transforms.pil_to_tensor(read_image(file))
     size = [target.image_size, target.image_size]
     x = transforms.resize(original, size, antialias=True)[None].to(device).float() / 255
     probabilities = target.probabilities(x)[0]
@@ -53,14 +53,6 @@ def explain_one(explainer: Explainer, file: Path, stem: Path, wanted: int | None
     with atomic_path(goal) as temporary:
         Image.fromarray(picture).save(temporary)
     return f"{file.name}: {target.class_names[index]} ({float(probabilities[index]):.2f}) -> {goal}"
-
-
-def read(file: Path) -> torch.Tensor:
-    """RGB image uint8 [3 H W]. Raises DataError for a file that cannot be read."""
-    try:
-        return transforms.pil_to_tensor(decode(file.read_bytes(), file.name))
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror or error}") from error
 
 
 def class_index(name: str, target: Target) -> int:

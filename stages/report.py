@@ -170,8 +170,8 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
         },
         reproduce=("git checkout <this commit>", "dvc repro"),
         versions={package: version(package) for package in PACKAGES},
-        score_note="Intervals are 95 % bootstrap intervals over images; differences are AHA in one pass minus the method, "
-        "paired by image, p values Holm-corrected.",
+        score_note="Intervals are 95 % bootstrap intervals over images; differences are AHA in one pass minus the "
+        "method, paired by image, p values Holm-corrected.",
     )
 
 
@@ -216,7 +216,7 @@ def verdict(results: Results) -> tuple[str, ...]:
     if results.localisation:
         own = results.localisation[first]
         lines.append(
-            f"{own['energy']['mean']:.0%} of the one-pass map's positive mass lies on the labelled object, which covers "
-            f"{own['area']['mean']:.0%} of the image."
+            f"{own['energy']['mean']:.0%} of the one-pass map's positive mass lies on the labelled object, which "
+            f"covers {own['area']['mean']:.0%} of the image."
         )
     return tuple(lines)

@@ -35,6 +35,8 @@ def resolve_root(spec: str) -> Path:
     if not spec:
         raise DataError("data.folder.root is empty; set it to a folder of class folders, or use data.source: synthetic")
     root = expand_path(spec, "data.folder.root")
+    if not root.is_absolute():  # workers and temporary copies of experiments have other working directories
+        raise DataError(f"data.folder.root = {spec!r}: expected an absolute path, $VARIABLE/… or ~/…")
     if not root.is_dir():
         raise DataError(f"data.folder.root = {spec!r}: no folder {root}; correct the path or the variable")
     return root

@@ -45,12 +45,6 @@ def _points(*pairs: tuple[float, float]) -> Ring:
     return np.array(pairs, dtype=float)
 
 
-def _star(corners: int = 5, inner: float = 0.45) -> Ring:
-    ring = _regular(2 * corners)
-    ring[1::2] *= inner
-    return ring
-
-
 def _cross(arm: float = 0.36) -> Ring:
     quarter = _points((1, -arm), (1, arm), (arm, arm))
     turns = (np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.pi / 2 * np.arange(4))
@@ -78,8 +72,6 @@ def _arrow() -> Ring:
 OBJECTS: dict[str, Callable[[], Shape]] = {
     "disc": lambda: _unit(_arc(0, 360)[:-1]),
     "square": lambda: _unit(_regular(4)),
-    "triangle": lambda: _unit(_regular(3)),
-    "star": lambda: _unit(_star()),
     "cross": lambda: _unit(_cross()),
     "ring": lambda: _unit(_arc(0, 360)[:-1], _arc(0, 360, radius=0.5)[:-1]),
     "hexagon": lambda: _unit(_regular(6)),

@@ -30,7 +30,7 @@ Colour = Float[np.ndarray, "3"]
 
 
 def label_of(seed: int, split: str, index: int) -> int:
-    """Class of an image: every block of ten successive images holds each class once, in its own order."""
+    """Class of an image: every block of eight successive images holds each class once, in its own order."""
     block, place = divmod(index, len(CLASSES))
     order = np.random.default_rng([seed, SPLITS.index(split), block, 1]).permutation(len(CLASSES))
     return int(order[place])

@@ -28,13 +28,11 @@ def _cell(wave: Field) -> Field:
 TEXTURES: dict[str, Texture] = {
     "stripes": lambda u, v: _half(u),
     "checker": lambda u, v: np.abs(_half(u / 1.4) - _half(v / 1.4)),
-    "rings": lambda u, v: _half(np.hypot(u, v)),
-    "grid": lambda u, v: ((_cell(u) > 0.36) | (_cell(v) > 0.36)).astype(np.float32),
     "dots": lambda u, v: (np.hypot(_cell(u / 1.15), _cell(v / 1.15)) < 0.33).astype(np.float32),
     "chevrons": lambda u, v: _half(u + 2.0 * _cell(v / 2.0)),
     "sectors": lambda u, v: _half(np.arctan2(v, u) * (8 / (2 * np.pi))),
     "bricks": lambda u, v: (
-        (_cell(v * 0.9) > 0.36) | (_cell(u * 0.5 + 0.25 * np.floor(np.mod(v * 0.9, 2.0)) * 2) > 0.41)
+        (_cell(v * 0.9) > 0.36) | (_cell(u * 0.5 + 0.5 * np.floor(np.mod(v * 0.9, 2.0))) > 0.41)
     ).astype(np.float32),
     "waves": lambda u, v: _half(u + 0.45 * np.sin(2.0 * v)),
     "patches": lambda u, v: (np.sin(3.1 * u) + np.sin(2.3 * v) + np.sin(1.7 * (u + v)) > 0).astype(np.float32),

@@ -57,7 +57,7 @@ def test_it_learns(data):
     classifier = model()
     rows = run(data, classifier)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert max(row["val_accuracy"] for row in rows) > 0.8
     facts = accuracy(Target("vit_convstem_mini", classifier, 32, list(COLOURS)), data["test"], [0, 1, 2], 10, "cpu")
     assert facts["images"] == 24
     assert facts["top1"] > 0.8
@@ -66,13 +66,13 @@ def test_it_learns(data):
     assert 0.4 < facts["confidence"] <= 1
 
 
-def test_same_seed_same_weights_and_nothing_else_changes(data):
-    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+def test_same_seed_same_weights_and_nothing_else_changes(data, monkeypatch):
+    """Also when the second run reads its images from the disk."""
+    threads = torch.get_num_threads()
     first, second = model(), model()
-    torch.random.set_rng_state(state)
-    for classifier in (first, second):
-        run(data, classifier, epochs=1)
-        torch.rand(3)
+    run(data, first, epochs=1)
+    monkeypatch.setattr("aha_core.target_training._MEMORY", 0)
+    run(data, second, epochs=1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert torch.get_num_threads() == threads
     assert not first.training
