@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from aha_core.config import TargetTrainConfig
 from aha_core.data.dataset import PreparedImages
+from aha_core.data.prepared import Progress, silent
 from aha_core.targets import Target
 
 _MEMORY = 2 * 1024**3  # bytes of uint8 images that are kept in memory
@@ -151,7 +152,12 @@ def remove_regions(
 
 @torch.no_grad()
 def accuracy(
-    target: Target, dataset: PreparedImages, label_map: Sequence[int], batch_size: int, device: torch.device | str
+    target: Target,
+    dataset: PreparedImages,
+    label_map: Sequence[int],
+    batch_size: int,
+    device: torch.device | str,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """How well the target does on labelled images.
 
@@ -161,6 +167,7 @@ def accuracy(
         label_map: the target's logit index of each class of the data (`aha_core.data.label_map`).
         batch_size: images per forward pass.
         device: where the target is.
+        progress: display of the loop.
 
     Returns:
         images; top1; top5 for more than five classes; confidence: mean probability of the predicted class; per_class:
@@ -168,7 +175,8 @@ def accuracy(
     """
     wanted = torch.tensor(list(label_map))[dataset.labels]
     ranked, confidence = [], []
-    for indices in torch.arange(len(dataset)).split(batch_size):
+    batches = torch.arange(len(dataset)).split(batch_size)
+    for indices in progress(batches, len(batches), "accuracy"):
         images, _ = dataset.batch(indices.tolist())
         probabilities = target.probabilities(images.to(device).float() / 255).cpu()
         top = probabilities.topk(min(5, target.num_classes), dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from aha_core import figures
 from aha_core.data.dataset import PreparedImages
@@ -105,24 +107,24 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
     strip = range(min(ctx.params.report.strip, count))
     step_scores = per_image(results.rows, results.role)["srg"]
     indices = results.rows.drop_duplicates("index")["index"].tolist()
-    drawn = {
-        "hero": figures.hero_figure(
+    drawn: dict[str, Callable[[], Figure]] = {
+        "hero": lambda: figures.hero_figure(
             [results.images[place] for place in places],
             {method: [results.gallery[method][place] for place in places] for method in dict.fromkeys(hero)},
             [results.names[place] for place in places],
             srg,
         ),
-        "curves": figures.curves_figure({method: results.curves[method] for method in shown}),
-        "gallery": figures.gallery_figure(
+        "curves": lambda: figures.curves_figure({method: results.curves[method] for method in shown}),
+        "gallery": lambda: figures.gallery_figure(
             results.images, {method: list(results.gallery[method][:count]) for method in shown}, results.titles
         ),
-        "refinement": figures.strip_figure(
+        "refinement": lambda: figures.strip_figure(
             [results.images[place] for place in strip],
             [[results.gallery[f"{OURS}{step}"][place] for step in steps] for place in strip],
             [[float(step_scores[f"{OURS}{step}", indices[place]]) for step in steps] for place in strip],
         ),
-        "srg-by-step": figures.srg_by_step_figure(read_csv(paths.plots / "refinement.csv"), baselines),
-        "training": figures.training_curve_figure(read_csv(paths.plots / "training.csv")),
+        "srg-by-step": lambda: figures.srg_by_step_figure(read_csv(paths.plots / "refinement.csv"), baselines),
+        "training": lambda: figures.training_curve_figure(read_csv(paths.plots / "training.csv")),
     }
     texts = {
         "hero": ("Maps at a glance", "The same images, each method's map. Brighter = removed first."),
@@ -132,7 +134,10 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
         "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines."),
         "training": ("Training curve", "Means between reports; thick line: running mean."),
     }
-    return [ReportFigure(name, *texts[name], figures.to_png(figure)) for name, figure in drawn.items()]
+    return [
+        ReportFigure(name, *texts[name], figures.to_png(drawn[name]()))
+        for name in ctx.progress(drawn, len(drawn), "figures")
+    ]
 
 
 def read_csv(file: Path) -> list[dict[str, float]]:

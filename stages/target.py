@@ -24,7 +24,7 @@ def run(ctx: Context) -> None:
     target.to(ctx.device)
     test = PreparedImages(ctx.paths.data, "test")
     labels = label_map(test.class_names, target.num_classes)
-    scores = accuracy(target, test, labels, ctx.params.resources.batch_size, torch.device(ctx.device))
+    scores = accuracy(target, test, labels, ctx.params.resources.batch_size, torch.device(ctx.device), ctx.progress)
     with rebuild(ctx.paths.target) as out:
         target.to("cpu").save(out, {"accuracy": scores, "summary": summary(target), "curve": curve})
     headline = {name: value for name, value in scores.items() if not isinstance(value, dict)}

@@ -71,7 +71,10 @@ class Tracker:
             run = self.client.get_run(run_id)
         except MlflowException:
             return None  # another store, or deleted by the user
-        return run_id if run.info.lifecycle_stage == "active" else None
+        if run.info.lifecycle_stage != "active":
+            return None
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
 
     def _create(self, artifacts: Path, name: str) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)

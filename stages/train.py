@@ -61,11 +61,18 @@ def run(ctx: Context) -> None:
     atomic_json(
         paths.metrics / "train.json", {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
     )
-    tracker.log_model(paths.explainer, paths.target, params.data.image_size, REQUIREMENTS)
-    tracker.log_files([paths.plots / "training.csv", paths.params], "training")
-    tracker.finish()
+    with ctx.console.status("logging the model to MLflow"):
+        log(tracker, ctx)
     shutil.rmtree(storage)
     ctx.say(f"trained {params.train.steps} steps, last loss {last['loss']:.4f}; MLflow run {tracker.run_id}")
+
+
+def log(tracker: Tracker, ctx: Context) -> None:
+    """The model, the curve and the parameters of a finished training."""
+    paths = ctx.paths
+    tracker.log_model(paths.explainer, paths.target, ctx.params.data.image_size, REQUIREMENTS)
+    tracker.log_files([paths.plots / "training.csv", paths.params], "training")
+    tracker.finish()
 
 
 def dist_rank() -> int:

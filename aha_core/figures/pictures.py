@@ -110,4 +110,4 @@ def _head(axes: object, method: str, size: float) -> None:
 def _tight(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]
+    engine.set(w_pad=0.02, h_pad=0.05, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]
