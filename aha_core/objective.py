@@ -39,13 +39,13 @@ def generator(*key: int) -> torch.Generator:
 class StepDraw:
     """What is random in a training step and common to the batch.
 
-    fractions: removed shares p of one direction, Float[2 S] (deletion, then least-important-first).
+    fractions: removed shares p, P = 2 S of them: deletion, then least-important-first.
     weights: quadrature weights of one direction, Float[S].
     """
 
     grid: int
     reference: ReferenceName
-    fractions: Float[Tensor, "2S"]
+    fractions: Float[Tensor, "P"]
     weights: Float[Tensor, "S"]
 
 
@@ -85,9 +85,9 @@ def removal_scores(
     reference: Float[Tensor, "B 3 H W"],
     relaxation: Relaxation,
     grid: int,
-    fractions: Float[Tensor, "2S"],
+    fractions: Float[Tensor, "P"],
     standardised: bool,
-) -> Float[Tensor, "2S B"]:
+) -> Float[Tensor, "P B"]:
     """f_c of the softly masked images: S deletion steps, then S least-important-first steps.
 
     Args:
@@ -105,7 +105,7 @@ def removal_scores(
     return scores.unflatten(0, (len(fractions), len(x)))
 
 
-def ranking_loss(scores: Float[Tensor, "2S B"], weights: Float[Tensor, "S"]) -> tuple[Tensor, Tensor]:
+def ranking_loss(scores: Float[Tensor, "P B"], weights: Float[Tensor, "S"]) -> tuple[Tensor, Tensor]:
     """(AUC_del, AUC_lif), each Float[B]; the loss of an image is AUC_del + 1 - AUC_lif."""
     deletion, insertion = scores.float().chunk(2)
     weights = weights.to(scores.device)[:, None]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Attributor(Protocol):
     """An explainer or baseline for one frozen classifier."""
 
@@ -26,6 +27,7 @@ class Attributor(Protocol):
         ...
 
 
+@runtime_checkable
 class Relaxation(Protocol):
     """A differentiable ranking."""
 

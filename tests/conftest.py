@@ -8,6 +8,22 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0", DVC_NO_ANALYTICS="1", MLFLOW_DISABLE_TELEMETRY="true", HF_HUB_OFFLINE="1"
 )
 
+import jaxtyping
+import pytest
+
+import tests.typecheck  # noqa: F401 (the hook looks it up)
+
+jaxtyping.install_import_hook("aha_core", "tests.typecheck.checker")  # tests check every annotated shape
+
+
+@pytest.fixture
+def unchecked_types():
+    """For tests of our own messages about wrong shapes, which the type checker would forestall."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ T = TypeVar("T")
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows the progress of a loop; always called in the calling thread."""
 

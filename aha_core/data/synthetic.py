@@ -27,6 +27,7 @@ _PERIOD = (0.11, 0.15)  # texture period, share of the side: 7.0 to 9.6 of 64 pi
 _CONTRAST = 0.4  # smallest luminance difference of the two texture colours
 
 Colour = Float[np.ndarray, "3"]
+Point = Float[np.ndarray, "2"]
 
 
 def label_of(seed: int, split: str, index: int) -> int:
@@ -101,7 +102,7 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
     return canvas
 
 
-def _place(rng: np.random.Generator, shape: Shape, share: float, side: int) -> tuple[Shape, Colour]:
+def _place(rng: np.random.Generator, shape: Shape, share: float, side: int) -> tuple[Shape, Point]:
     """Scale a unit shape to a share of the image's area, rotate it, put it anywhere inside; also its centre."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -131,7 +132,7 @@ def _paint(canvas: Image.Image, cover: Image.Image, mix: np.ndarray, low: Colour
         canvas.paste(Image.fromarray(fill), box[:2], cover.crop(box))
 
 
-def _coordinates(cover: Image.Image, centre: Colour, unit: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(cover: Image.Image, centre: Point, unit: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Rotated coordinates around a centre inside the mask's bounding box, in multiples of a unit."""
     left, top, right, bottom = cover.getbbox() or (0, 0, 0, 0)
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32)

@@ -77,6 +77,7 @@ def test_unknown_name(vit, settings):
         make_baseline("cheffer", vit, settings)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_shapes_are_named(vit, images, settings):
     method = make_baseline("saliency", vit, settings)
     with pytest.raises(AttributionError, match=r"got \(3, 1, 64, 64\) and no classes"):

@@ -91,10 +91,11 @@ def test_saved_and_loaded_explainer_gives_the_same_maps(tmp_path):
         Explainer.load(tmp_path / "none", target)
 
 
-class BrightCorner(torch.nn.Module):
+class BrightCorner(Target):
     """A target whose class 1 is the brightness of the upper left quarter: the best map is known."""
 
-    image_size = SIZE
+    def __init__(self):
+        torch.nn.Module.__init__(self)
 
     def probabilities(self, x):
         bright = x[..., : SIZE // 2, : SIZE // 2].mean(dim=(1, 2, 3))

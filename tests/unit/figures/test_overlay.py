@@ -43,6 +43,7 @@ def test_only_the_order_counts_and_inputs_stay():
     np.testing.assert_array_equal(scores, before[1])
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_sizes_and_nan():
     with pytest.raises(ValueError, match=r"image is \(2, 2\), map is \(3, 3\)"):
         overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((3, 3)))

@@ -92,6 +92,7 @@ class TestRemovalOrder:
         with pytest.raises(AttributionError, match=r"chefer: 1 of 4 values of map 1"):
             removal_order(maps, [0, 0], method="chefer")
 
+    @pytest.mark.usefixtures("unchecked_types")
     @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (3, 1, 4, 4)])
     def test_refuses_wrong_shapes(self, shape: tuple[int, ...]):
         with pytest.raises(AttributionError, match="grad_cam: expected maps of shape"):
