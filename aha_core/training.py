@@ -9,16 +9,15 @@ run continues exactly.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aha_core.batches import Batch, batches
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError, ResourceError
@@ -109,55 +108,6 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     return TrainingState(explainer, average, optimiser, schedule)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of a global batch. `positions` are the images' places in the global batch."""
-
-    images: Float[Tensor, "B 3 H W"]
-    labels: Int[Tensor, "B"]
-    positions: range
-
-
-def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
-    """Indices of global batch `step`: consecutive pieces of seeded permutations, one for each epoch."""
-    indices: list[int] = []
-    position = step * batch
-    while len(indices) < batch:
-        epoch, start = divmod(position + len(indices), count)
-        order = torch.randperm(count, generator=generator(seed, 1, epoch))
-        indices += order[start : start + batch - len(indices)].tolist()
-    return indices
-
-
-def batches(
-    dataset: PreparedImages, labels: list[int], params: Params, runtime: Runtime, first: int
-) -> Iterator[Batch]:
-    """This rank's batches from step `first` on, decoded one step ahead in a thread."""
-    size = params.train.batch_size // runtime.world
-    positions = range(runtime.rank * size, (runtime.rank + 1) * size)
-
-    def load(step: int) -> Batch:
-        chosen = batch_indices(params.seed, step, params.train.batch_size, len(dataset))
-        mine = [chosen[position] for position in positions]
-        if params.train.augment == "none":
-            images = [dataset.image(index) for index in mine]
-        else:
-            images = [
-                dataset.augmented(index, generator(params.seed, 2, step, position))
-                for index, position in zip(mine, positions, strict=True)
-            ]
-        classes = torch.tensor([labels[dataset.label(index)] for index in mine])
-        return Batch(torch.stack(images).float() / 255, classes, positions)
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, first)
-        for step in range(first, params.train.steps):
-            batch = ahead.result()
-            if step + 1 < params.train.steps:
-                ahead = pool.submit(load, step + 1)
-            yield batch
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """bf16 autocast, or nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
@@ -244,7 +194,7 @@ def train(
         state.load_bytes(checkpoint)
     module = runtime.wrap(state.explainer)
     recent: list[Row] = []
-    for batch in batches(dataset, labels, params, runtime, first=state.step):
+    for batch in batches(dataset, labels, params, runtime.rank, runtime.world, first=state.step):
         on_device = Batch(batch.images.to(runtime.device), batch.labels.to(runtime.device), batch.positions)
         try:
             recent.append(train_step(state, module, target, on_device, params))

@@ -52,7 +52,10 @@ def job_name(params: Params, data: Path, target: Path) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
-    code = [package / name for name in ("training.py", "objective.py", "perturbation.py", "targets.py")]
+    code = [
+        package / name
+        for name in ("training.py", "batches.py", "objective.py", "perturbation.py", "targets.py", "data/dataset.py")
+    ]
     code += sorted((package / "ranking").glob("*.py")) + sorted((package / "explainer").glob("*.py"))
     for file in [data / "manifest.json", target / "target.json", target / "model.safetensors", *code]:
         digest.update(file.read_bytes())

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from aha_core.batches import Batch, batch_indices
 from aha_core.config import Params, parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
 from aha_core.errors import ConfigError, ResourceError
 from aha_core.targets import Target, create_model
-from aha_core.training import LocalRuntime, batch_indices, new_state, train, training_loss
+from aha_core.training import LocalRuntime, new_state, train, training_loss
 from tests.conftest import small_params
 
 
@@ -71,8 +72,6 @@ def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset)
         raw["ranking"] |= {"method": "gumbel_sinkhorn", "standardise": False, "grid_max": 8}
         raw["objective"] |= {"sampling": "grid", "fractions": 4, "classes_per_image": "all"}
         params = parse_params(raw)
-    from aha_core.training import Batch
-
     images, labels = dataset.batch(range(4))
     batch = Batch(images.float() / 255, labels, range(4))
     state = new_state(params, target, torch.device("cpu"))
@@ -91,8 +90,6 @@ def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset)
 
 
 def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, target):
-    from aha_core.training import Batch
-
     images, labels = dataset.batch(range(4))
     state = new_state(params, target, torch.device("cpu"))
 
