@@ -49,8 +49,11 @@ def test_one_process_torchrun_and_ray_give_the_same_losses(workspace):  # noqa: 
     finish(start(workspace, *TRAIN, "--workers", "2"))
     on_ray = curve(workspace)
     assert len(alone) == 6
+    losses = ["step", "loss", "deletion_auc", "insertion_auc", "smoothness"]
     for other in (torchrun, on_ray):
-        pd.testing.assert_frame_equal(alone, other, rtol=1e-3, atol=1e-5)
+        pd.testing.assert_frame_equal(alone[losses], other[losses], rtol=1e-4)
+        # Adam divides by tiny second moments: rounding shows in the gradient norm first
+        pd.testing.assert_frame_equal(alone, other, rtol=2e-2)
     assert not (workspace / ".aha/training").exists() or not list((workspace / ".aha/training").iterdir())
 
 
@@ -68,6 +71,7 @@ def test_killed_driver_continues_to_the_uninterrupted_weights(workspace, change,
         time.sleep(0.02)
     doomed.send_signal(signal.SIGKILL)
     doomed.wait()
+    doomed.stdout.close()
     again = start(workspace, *TRAIN, "--workers", workers)
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output[-3000:]
