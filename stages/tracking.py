@@ -71,10 +71,12 @@ class Tracker:
             run = self.client.get_run(run_id)
         except MlflowException:
             return None  # another store, or deleted by the user
-        if run.info.lifecycle_stage != "active":
-            return None
-        self.client.update_run(run_id, status="RUNNING")
-        return run_id
+        return run_id if run.info.lifecycle_stage == "active" else None
+
+    def reopen(self) -> None:
+        """A killed training goes on: the run shows as running again."""
+        with self._tolerant("status"):
+            self.client.update_run(self.run_id, status="RUNNING")
 
     def _create(self, artifacts: Path, name: str) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)

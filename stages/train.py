@@ -86,6 +86,7 @@ def open_run(ctx: Context, storage: Path, name: str) -> Tracker:
     note = storage / "mlflow_run.json"
     known = json.loads(note.read_text())["run_id"] if note.is_file() else None
     tracker = Tracker(ctx.tracking_uri, ctx.paths.state / "mlartifacts", known, name=f"aha-{name}")
+    tracker.reopen()
     atomic_json(note, {"run_id": tracker.run_id})
     tracker.log_params(ctx.params.model_dump(mode="json", exclude={"resources"}) | {"workers": ctx.workers})
     return tracker

@@ -114,6 +114,8 @@ def test_interrupt_exits_with_130_and_leaves_no_half_output(workspace, change, s
     process = subprocess.Popen(
         [sys.executable, "-m", "stages", stage, *(["--workers", "0"] if stage == "train" else [])],
         cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        # a background shell may have Ctrl-C ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     pattern = ".aha/training/*/checkpoint.pt" if stage == "train" else "outputs/.data.*.tmp"
     for _ in range(600):
