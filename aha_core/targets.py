@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,6 +76,16 @@ class TargetFeatures:
     levels: tuple[Float[Tensor, "B _ _ _"], ...]
     final: Float[Tensor, "B D h w"]
 
+    def repeat(self, times: int) -> TargetFeatures:
+        """The same features for several classes of each image, in blocks of the batch."""
+        if times == 1:
+            return self
+
+        def again(values: Tensor) -> Tensor:
+            return values.repeat(times, *[1] * (values.ndim - 1))
+
+        return TargetFeatures(again(self.logits), tuple(map(again, self.levels)), again(self.final))
+
 
 class Target(nn.Module):
     """A timm classifier, frozen, for images in [0, 1].
@@ -121,6 +133,14 @@ class Target(nn.Module):
         if any(getattr(one, "weight", None) is None for one in heads):
             raise TargetError(f"{self.name}: its classifier is {type(head).__name__}, which has no weight rows")
         return torch.stack([one.weight.flatten(1) for one in heads]).mean(dim=0)
+
+    def prefer_fast_layout(self) -> None:
+        """Channels-last weights for convolutional models: a masked pass with gradient takes 0.75 of the time on CPUs.
+
+        Transformers have no convolution worth it.
+        """
+        if self.blocks is None:
+            self.model.to(memory_format=torch.channels_last)
 
     def normalise(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         return (x - self.mean) / self.std
@@ -181,6 +201,23 @@ class Target(nn.Module):
         model = create_model(facts["name"], len(facts["class_names"]), facts["image_size"])
         load_weights(model, folder / "model.safetensors", facts["name"])
         return cls(facts["name"], model, facts["image_size"], facts["class_names"])
+
+
+@contextmanager
+def plain_attention(target: nn.Module, active: bool) -> Iterator[None]:
+    """Attention as two products and a softmax where the fused kernel is slower: its backward pass in bf16 on CPUs.
+
+    There a masked pass with gradient takes 0.73 of the fused kernel's time (`aha bench train`). Restores the model.
+    """
+    slow = active and torch.is_autocast_enabled("cpu")
+    fused: list[Any] = [one for one in target.modules() if getattr(one, "fused_attn", False)] if slow else []
+    try:
+        for one in fused:
+            one.fused_attn = False
+        yield
+    finally:
+        for one in fused:
+            one.fused_attn = True
 
 
 def create_model(name: str, num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:

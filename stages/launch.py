@@ -32,6 +32,10 @@ from aha_core.targets import Target
 from aha_core.training import LocalRuntime, Row, train
 
 TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}
+TRAINING_CODE = (
+    "training.py", "batches.py", "objective.py", "masked_passes.py", "precision.py", "perturbation.py", "targets.py",
+    "data/dataset.py",
+)  # fmt: skip
 FINAL = "final.pt"
 
 
@@ -52,10 +56,7 @@ def job_name(params: Params, data: Path, target: Path) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
-    code = [
-        package / name
-        for name in ("training.py", "batches.py", "objective.py", "perturbation.py", "targets.py", "data/dataset.py")
-    ]
+    code = [package / name for name in TRAINING_CODE]
     code += sorted((package / "ranking").glob("*.py")) + sorted((package / "explainer").glob("*.py"))
     for file in [data / "manifest.json", target / "target.json", target / "model.safetensors", *code]:
         digest.update(file.read_bytes())
