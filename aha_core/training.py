@@ -97,8 +97,9 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     """Untrained explainer (seeded), AdamW, warm-up from lr/25 and cosine decay."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        explainer = build_explainer(params.explainer, target).to(device)
-        average = build_explainer(params.explainer, target).to(device).requires_grad_(False)
+        explainer, average = (build_explainer(params.explainer, target).to(device) for _ in range(2))
+    for network in (explainer, average.requires_grad_(False)):
+        network.to(memory_format=torch.channels_last)  # 0.9 of the decoder's time on CPUs
     average.load_state_dict(explainer.state_dict())
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
