@@ -105,7 +105,7 @@ class RankingConfig(Section):
         "width of a mask's edge, the same for every method, else the method's own parameter"
     )
     tau_start: Positive = Field(description="temperature at the first step")
-    tau_end: Positive = Field(description="temperature at the last step, and of refinement")
+    tau_end: Positive = Field(description="temperature at the last step")
     iterations: Count = Field(description="Sinkhorn iterations (gumbel_sinkhorn, sinkhorn)")
     noise: bool = Field(description="Gumbel noise (gumbel_sinkhorn, transport; always off in refinement)")
     grid_min: Annotated[int, Field(ge=2)] = Field(description="smallest ranking grid side, cells")
@@ -167,6 +167,7 @@ class RefineConfig(Section):
         description="reference images, all used in each step"
     )
     grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid, cells")
+    tau: Positive = Field(description="temperature: width of a mask's edge in standard deviations of the map")
     precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 where the hardware has it")
 
 

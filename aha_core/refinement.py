@@ -2,7 +2,7 @@
 
     A_0 = standardise(explainer's map);  A_{t+1} = A_t - Adam(grad of AUC_del(A_t) + 1 - AUC_lif(A_t))
 
-Noise is off, the temperature is the last one of training, every reference image counts in every step, and the
+Noise is off, the temperature is one of its own, every reference image counts in every step, and the
 fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. The step
 lives on a grid of cells and is added to the map bilinearly: the explainer's fine structure stays. Source: "Learn
 to Rank" (arXiv 2604.05819), test-time refinement.
@@ -27,7 +27,7 @@ from aha_core.ranking import make_relaxation, standardise
 
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
 DEFAULT_REFINEMENT = RefineConfig(
-    steps=5, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28, precision="auto"
+    steps=5, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28, tau=0.15, precision="auto"
 )
 
 
@@ -54,7 +54,7 @@ def refine(
     grid = config.grid
     change = torch.zeros(len(x), 1, grid, grid, device=x.device, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=config.lr)
-    relaxation = make_relaxation(ranking, ranking.tau_end, grid**2)
+    relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)
     references = [reference_images(x, name, perturbation) for name in config.references]
 
     def current() -> Tensor:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from aha_core.benchmarks.hard_gradient import Problem, estimate
 from aha_core.benchmarks.measure import in_fresh_process
-from aha_core.benchmarks.ranking import CELLS, benchmark, gradient_agreement
+from aha_core.benchmarks.ranking import benchmark, gradient_agreement
 from aha_core.benchmarks.training import HeldOut, StepCost, Trainer, quality_over_time, step_cost, steps_within
 from aha_core.config import Params, load_params
 from aha_core.data.dataset import PreparedImages
@@ -32,7 +32,7 @@ GRADIENT_IMAGES, GRADIENT_BUDGETS = 8, 8
 STEPS_MEASURED = 5
 
 
-def ranking(ctx: Context, out: Path, pairs: int, cells: tuple[int, ...] = CELLS) -> None:
+def ranking(ctx: Context, out: Path, pairs: int, cells: tuple[int, ...]) -> None:
     """Table and figure of every relaxation over N; gradient agreement with `pairs` Monte-Carlo pairs per image."""
     params = ctx.params
     config = params.ranking.model_copy(update={"standardise": True})

@@ -136,16 +136,19 @@ BenchOut = Annotated[Path, typer.Option("--out", help="Folder for tables (CSV) a
 @bench.command("ranking")
 def bench_ranking(
     out: BenchOut = Path("outputs/bench"),
-    pairs: Annotated[int, typer.Option(help="Monte-Carlo pairs of the hard gradient; 0 = leave it out.")] = 512,
+    pairs: Annotated[int, typer.Option(min=0, help="Monte-Carlo pairs of the hard gradient; 0 = none.")] = 512,
+    max_cells: Annotated[int, typer.Option(min=49, help="Leave out larger rankings.")] = 50_176,
     params: ParamsFile = None,
     workers: Workers = None,
     device: Device = None,
 ) -> None:
     """Time, memory and fidelity of every relaxation, for 49 to 50,176 cells."""
+    from aha_core.benchmarks.ranking import CELLS
     from stages.bench import ranking
     from stages.context import Context
 
-    ranking(Context.create(Path.cwd(), params, workers, device), out, pairs)
+    cells = tuple(count for count in CELLS if count <= max_cells)
+    ranking(Context.create(Path.cwd(), params, workers, device), out, pairs, cells)
 
 
 @bench.command("train")

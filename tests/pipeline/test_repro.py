@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from aha_core.ranking import RELAXATIONS
+from stages import study
+from stages.context import Context
 from tests.conftest import ROOT, small_params
 
 pytestmark = pytest.mark.timeout(900)
@@ -91,3 +94,39 @@ def test_queued_experiment_uses_the_projects_tracking_store(checkout):
     diff = call(checkout, "dvc", "metrics", "diff", "HEAD", "fewer-steps")
     assert "aha_t2" in diff
     assert [path.name for path in checkout.rglob("mlflow.db")] == ["mlflow.db"]
+
+
+def test_benchmarks_and_study_run_on_the_pipelines_own_outputs(checkout, monkeypatch):
+    other = small_params()
+    other["ranking"] |= {"method": "gumbel_sinkhorn", "standardise": False}
+    other["objective"] |= {"fractions": 4, "sampling": "grid", "classes_per_image": "all"}
+    (checkout / "outputs/paper.yaml").write_text(yaml.safe_dump(other))
+    aha = (sys.executable, "-m", "stages")
+    call(checkout, *aha, "bench", "ranking", "--max-cells", "49", "--pairs", "2", "--workers", "2")
+    rows = pd.read_csv(checkout / "outputs/bench/ranking.csv")
+    assert set(rows.method) == set(RELAXATIONS)
+    assert rows[["seconds", "peak_mb", "residual", "soft_hard", "cosine"]].notna().all().all()
+    train = ("bench", "train", "--against", "outputs/paper.yaml", "--minutes", "0.02", "--images", "4")
+    call(checkout, *aha, *train, "--workers", "2")
+    costs = pd.read_csv(checkout / "outputs/bench/train.csv").set_index("preset")
+    assert costs.masked_passes.to_dict() == {"ours": 4, "paper": 2 * 2 * 3}
+    assert set(pd.read_csv(checkout / "outputs/bench/quality.csv").preset) == {"ours", "paper"}
+    other["seed"] = 7
+    (checkout / "outputs/paper.yaml").write_text(yaml.safe_dump(other))
+    assert "another section `seed`" in call(checkout, *aha, *train, expected=1)
+
+    monkeypatch.setattr(study, "STEPS", 4)
+    monkeypatch.setattr(study, "CHECKS", 2)
+    monkeypatch.setattr(study, "BATCH", 4)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "t@example.org")
+    chosen = [setting for setting in study.settings() if setting.experiment == "study-relaxation-soft_topk"]
+    chosen.append(study.Setting("relaxation", "lapsum", {"ranking.method": "lapsum"}))
+    for _ in range(2):  # the second time nothing runs
+        study.run(Context.create(checkout, workers=0), checkout / "outputs/study", chosen, images=4)
+    table = pd.read_csv(checkout / "outputs/study/settings.csv").set_index("setting")
+    assert table.default.to_dict() == {"soft_topk": True, "lapsum": False}
+    assert {"settings.png", "correlation.png", "study.json"} <= {
+        file.name for file in (checkout / "outputs/study").iterdir()
+    }

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from aha_core.benchmarks.correlation import soft_hard_correlation
 from aha_core.benchmarks.hard_gradient import estimate
 from aha_core.benchmarks.measure import available_gb, in_fresh_process, peak_mb, seconds
 from aha_core.benchmarks.ranking import benchmark, measure_cost
@@ -81,6 +82,22 @@ def test_hard_gradient_points_where_the_score_lives_and_soft_gradients_agree():
     good = problem.agreement(make_relaxation(CONFIG, 0.3, 16))
     assert good.cosine > 0.85
     assert good.ceiling > 0.85
+
+
+def test_soft_scores_follow_hard_ones_more_closely_as_tau_falls():
+    source = torch.Generator().manual_seed(0)
+    x = torch.rand(20, 3, 16, 16, generator=source)
+    maps = torch.randn(20, 1, 16, 16, generator=source)
+    classes, blank = torch.ones(20, dtype=torch.long), torch.zeros_like(x)
+    passes = MaskedPasses(Linear(), "fp32", 1.0)
+    found = [
+        soft_hard_correlation(passes, x, classes, blank, maps, CONFIG, tau, grid=4, fractions=4, seed=0)
+        for tau in (2.0, 0.3, 1e-3)
+    ]
+    assert found[0].scores < found[1].scores < found[2].scores
+    assert found[2].scores > 0.9999
+    assert abs(found[2].bias_deletion) < 1e-3
+    assert found[0].deletion < 0.99
 
 
 @pytest.fixture(scope="module")
