@@ -61,13 +61,30 @@ class TargetTrainConfig(Section):
     )
 
 
+class ZeroShotConfig(Section):
+    """Classes given by embeddings instead of a trained classifier, for CLIP towers."""
+
+    embeddings: str = Field(
+        description="safetensors file with one matrix, a row for each class; empty = the model's own classifier; "
+        "$VARIABLES are expanded"
+    )
+    temperature: Positive = Field(description="divides the cosines: logits = cosine / temperature; 0.01 in CLIP")
+
+
 class TargetConfig(Section):
     source: Literal["train", "pretrained", "checkpoint"] = Field(
         description="train on the data, timm's pretrained weights, or a local safetensors file"
     )
     name: str = Field(description="timm model name")
     checkpoint: str = Field(description="safetensors file for source: checkpoint; $VARIABLES are expanded")
+    zero_shot: ZeroShotConfig
     train: TargetTrainConfig
+
+    @model_validator(mode="after")
+    def _trained_tower(self) -> TargetConfig:
+        if self.zero_shot.embeddings and self.source == "train":
+            raise ValueError("zero_shot.embeddings needs a trained tower: source pretrained or checkpoint, not train")
+        return self
 
 
 class PerturbationConfig(Section):

@@ -56,7 +56,7 @@ def job_name(params: Params, data: Path, target: Path) -> str:
         package / name
         for name in ("training.py", "batches.py", "objective.py", "perturbation.py", "targets.py", "data/dataset.py")
     ]
-    code += sorted((package / "ranking").glob("*.py")) + sorted((package / "explainer").glob("*.py"))
+    code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
     for file in [data / "manifest.json", target / "target.json", target / "model.safetensors", *code]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -94,9 +94,8 @@ def explain(
 
 def build_explainer(config: ExplainerConfig, target: Target) -> FeatureExplainer:
     """An untrained explainer that fits the target; its weights follow torch's global seed."""
-    size = target.image_size
-    with torch.no_grad():
-        features = target.features(torch.zeros(1, 3, size, size, device=target.mean.device), config.levels)
+    features = target.probe(config.levels)
+    assert features.final is not None
     row = target.classifier_weight.shape[1]
     channels = tuple(level.shape[1] for level in features.levels)
     return FeatureExplainer(config, channels, row, lens=features.final.shape[1] == row)
