@@ -8,6 +8,7 @@ run continues exactly.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +22,7 @@ from aha_core.batches import Batch, batches
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError, ResourceError
-from aha_core.explainer import FeatureExplainer, build_explainer
+from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
 from aha_core.objective import (
     choose_classes,
@@ -63,8 +64,8 @@ class Runtime(Protocol):
 class TrainingState:
     """Everything that a checkpoint holds."""
 
-    explainer: FeatureExplainer
-    average: FeatureExplainer
+    explainer: ExplainerNetwork
+    average: ExplainerNetwork
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     step: int = 0
@@ -97,8 +98,7 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         explainer = build_explainer(params.explainer, target).to(device)
-        average = build_explainer(params.explainer, target).to(device).requires_grad_(False)
-    average.load_state_dict(explainer.state_dict())
+    average = copy.deepcopy(explainer).requires_grad_(False)
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

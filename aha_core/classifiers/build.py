@@ -15,7 +15,9 @@ from aha_core.classifiers import convstem_mini  # noqa: F401 (registers its mode
 from aha_core.errors import TargetError
 
 
-def create_model(name: str, num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
+def create_model(
+    name: str, num_classes: int, image_size: int, pretrained: bool = False, section: str = "target"
+) -> nn.Module:
     """timm.create_model for square inputs.
 
     Args:
@@ -23,12 +25,13 @@ def create_model(name: str, num_classes: int, image_size: int, pretrained: bool 
         num_classes: logits; 0 builds the tower without a classifier.
         image_size: side of the input, pixels.
         pretrained: download or read timm's weights.
+        section: of the parameters that name the model, for messages.
 
     Raises:
         TargetError: an unknown name (with near names), what timm cannot build or download, an image size that leaves
             pixels outside every patch.
     """
-    known_name(name)
+    known_name(name, section)
     settings = {"pretrained": pretrained, "num_classes": num_classes}
     try:
         try:
@@ -39,18 +42,18 @@ def create_model(name: str, num_classes: int, image_size: int, pretrained: bool 
         raise
     except Exception as error:  # timm, the hub client and torch raise many kinds
         source = "could not download or load the pretrained weights of" if pretrained else "could not build"
-        hint = "; without a network use target.source: checkpoint with a local file" if pretrained else ""
+        hint = f"; without a network use {section}.source: checkpoint with a local file" if pretrained else ""
         raise TargetError(f"timm {source} {name!r}: {error}{hint}") from error
     _whole_patches(model, name, image_size)
     return model
 
 
-def known_name(name: str) -> None:
+def known_name(name: str, section: str) -> None:
     """Raises TargetError with near names when timm has no such model."""
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
-        raise TargetError(f"target.name = {name!r} is not a timm model{hint}")
+        raise TargetError(f"{section}.name = {name!r} is not a timm model{hint}")
 
 
 def _whole_patches(model: Any, name: str, image_size: int) -> None:
@@ -66,7 +69,7 @@ def _whole_patches(model: Any, name: str, image_size: int) -> None:
         if unseen and padding == 0:
             lower = image_size - unseen or kernel
             raise TargetError(
-                f"data.image_size = {image_size} does not fit the {kernel} px patches of {name}: the last {unseen} "
+                f"image_size = {image_size} does not fit the {kernel} px patches of {name}: the last {unseen} "
                 f"pixels of a side would never be seen; use {lower} or {lower + stride}"
             )
 
@@ -113,6 +116,6 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str, name: st
     ]
     if found:
         positions = any("pos_embed" in key or "relative_position" in key for key in shapes)
-        hint = "; position embeddings belong to one input size: set data.image_size to that of the file"
+        hint = "; position embeddings belong to one input size: set the image_size to the file's"
         raise TargetError(f"{source} does not fit {name}: {'; '.join(found)}{hint if positions else ''}")
     model.load_state_dict(state)

@@ -97,7 +97,7 @@ def create_zero_shot(
     Raises:
         TargetError: what `create_model`, `load_weights` and `attach_zero_shot` say.
     """
-    known_name(name)
+    known_name(name, "target")
     config: Any = timm.get_pretrained_cfg(name)
     length = embeddings.shape[1]
     if checkpoint is None:

@@ -104,7 +104,7 @@ def test_towers_without_a_classifier_and_wrong_numbers_of_names_are_refused():
 
 
 def test_sizes_that_leave_pixels_unseen_are_refused():
-    with pytest.raises(TargetError, match=r"data.image_size = 40 .* 16 px patches .* last 8 pixels of .* use 32 or 48"):
+    with pytest.raises(TargetError, match=r"image_size = 40 .* 16 px patches .* last 8 pixels of .* use 32 or 48"):
         create_model("vit_tiny_patch16_224", 3, 40)
     with pytest.raises(TargetError, match=r"last 12 pixels of .* use 16 or 32"):
         create_model("vit_tiny_patch16_224", 3, 12)
@@ -113,5 +113,5 @@ def test_sizes_that_leave_pixels_unseen_are_refused():
 def test_weights_of_another_input_size_name_the_parameter(tmp_path):
     small, large = (create_model("test_vit", 3, size) for size in (32, 64))
     Target("test_vit", small, 32, ["a", "b", "c"]).save(tmp_path)
-    with pytest.raises(TargetError, match=r"pos_embed.*set data.image_size"):
+    with pytest.raises(TargetError, match=r"pos_embed.*set the image_size"):
         load_weights(large, tmp_path / "model.safetensors", "test_vit")
