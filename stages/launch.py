@@ -47,8 +47,8 @@ class Job:
     threads: int
 
 
-def job_name(params: Params, data: Path, target: Path) -> str:
-    """Digest of everything that determines the trained weights."""
+def job_name(params: Params, data: Path, target: Path, backbone: Path | None) -> str:
+    """Digest of everything that determines the trained weights; `backbone` is the file of a foreign one."""
     digest = hashlib.sha256()
     digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
@@ -57,7 +57,13 @@ def job_name(params: Params, data: Path, target: Path) -> str:
         for name in ("training.py", "batches.py", "objective.py", "perturbation.py", "targets.py", "data/dataset.py")
     ]
     code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
-    for file in [data / "manifest.json", target / "target.json", target / "model.safetensors", *code]:
+    for file in [
+        data / "manifest.json",
+        target / "target.json",
+        target / "model.safetensors",
+        *filter(None, [backbone]),
+        *code,
+    ]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
