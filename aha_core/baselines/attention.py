@@ -35,8 +35,9 @@ def needs_attention(target: Target) -> str | None:
     blocks = getattr(model, "blocks", ())
     attention = [getattr(block, "attn", None) for block in blocks]
     readable = all(hasattr(one, "attn_drop") and hasattr(one, "fused_attn") for one in attention)
+    tokens = hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed")
     later = hasattr(model, "cls_attn_blocks")  # XCiT: attention between channels, class tokens join afterwards
-    if attention and readable and hasattr(model, "num_prefix_tokens") and not later:
+    if attention and readable and tokens and not later:
         return None
     return f"needs a plain vision transformer with global attention; {target.name} is not one"
 
@@ -107,8 +108,8 @@ def token_maps(target: Target, values: Float[Tensor, "B P"], size: torch.Size) -
     Raises AttributionError when the patches do not form such a grid.
     """
     patches = values.shape[1]
-    height, width = getattr(getattr(target.model, "patch_embed", None), "grid_size", None) or (0, 0)
-    if height * width != patches:  # no such attribute, hierarchical, or inputs of another size
+    height, width = target.model.patch_embed.grid_size
+    if height * width != patches:
         height = round((patches * size[-2] / size[-1]) ** 0.5)
         width = patches // max(height, 1)
     if height * width != patches:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aha_core.baselines.attention import token_maps
 from aha_core.baselines.base import Baseline, BaselineSpec, class_scores
-from aha_core.errors import TargetError
+from aha_core.errors import AttributionError
 from aha_core.targets import Target
 
 
@@ -28,18 +28,6 @@ def needs_feature_map(target: Target) -> str | None:
         return f"needs `norm1` in the last transformer block; {target.name} has none"
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         return f"needs timm's forward_features and forward_head; {target.name} lacks them"
-    if _last_norm(model) is not None:
-        return None
-    try:
-        features = target.probe((1.0,))
-    except TargetError as error:
-        return f"finds no feature map: {error}"
-    with torch.no_grad():
-        size = (1, 3, target.image_size, target.image_size)
-        final = model.forward_features(target.normalise(torch.zeros(size, device=target.mean.device)))
-    assert features.final is not None
-    if final.ndim == 3 and final.shape[1] != features.final[0, 0].numel():
-        return f"needs a feature map that the classifier pools; {target.name} reads class tokens"
     return None
 
 
@@ -56,11 +44,10 @@ class GradCAM(Baseline):
         model = self.target.model
         with torch.no_grad():
             features = model.forward_features(self.target.normalise(x))
+        if features.ndim != 4:
+            raise AttributionError(f"grad_cam: the features of {self.target.name} are not maps: {features.shape}")
         features.requires_grad_()
         (gradient,) = torch.autograd.grad(class_scores(model.forward_head(features), classes).sum(), features)
-        if features.ndim == 3:
-            cam = (gradient.mean(dim=1, keepdim=True) * features).sum(dim=2).relu()
-            return token_maps(self.target, cam, x.shape)
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
         weights = gradient.mean(dim=space, keepdim=True)
@@ -79,15 +66,10 @@ class GradCAM(Baseline):
         finally:
             handle.remove()
         (gradient,) = torch.autograd.grad(scores.sum(), captured[0])
-        prefix = self._prefix()
+        prefix = self.target.num_prefix_tokens
         weights = gradient[:, prefix:].mean(dim=1, keepdim=True)
         cam = (weights * captured[0][:, prefix:]).sum(dim=2).relu()
         return token_maps(self.target, cam, x.shape)
-
-    def _prefix(self) -> int:
-        """Prefix tokens among those of the last block: none where class tokens join after the blocks (CaiT, XCiT)."""
-        joined_later = any(hasattr(self.target.model, name) for name in ("blocks_token_only", "cls_attn_blocks"))
-        return 0 if joined_later else self.target.num_prefix_tokens
 
 
 def _last_norm(model: Any) -> nn.Module | None:
