@@ -18,6 +18,7 @@ from aha_core.errors import AttributionError
 from aha_core.explainer import ExplainerNetwork
 from aha_core.explainer.model import explain
 from aha_core.explainer.storage import Training, load_explainer
+from aha_core.masked_passes import MaskedPasses
 from aha_core.ranking import standardise
 from aha_core.refinement import DEFAULT_REFINEMENT, Refinement, refine
 from aha_core.targets import Target
@@ -31,6 +32,7 @@ class Explainer:
         network: the trained explainer.
         training: how it was trained; refinement uses the same ranking, perturbations and seed.
         refinement: settings of the gradient steps; the number of steps is an argument of each call.
+        memory_gb: GiB for the activations of a refinement step's passes through the target.
     """
 
     def __init__(
@@ -39,13 +41,19 @@ class Explainer:
         network: ExplainerNetwork,
         training: Training,
         refinement: RefineConfig = DEFAULT_REFINEMENT,
+        memory_gb: float = 1.0,
     ) -> None:
         self.target, self.network = target, network.eval().requires_grad_(False)
         self.training, self.refinement = training, refinement
+        self.passes = MaskedPasses(target, refinement.precision, memory_gb)
 
     @classmethod
     def load(
-        cls, folder: Path | str, target: Target | Path | str, refinement: RefineConfig = DEFAULT_REFINEMENT
+        cls,
+        folder: Path | str,
+        target: Target | Path | str,
+        refinement: RefineConfig = DEFAULT_REFINEMENT,
+        memory_gb: float = 1.0,
     ) -> Explainer:
         """Read an explainer and, where a folder is given, its target.
 
@@ -54,7 +62,7 @@ class Explainer:
         """
         loaded = target if isinstance(target, Target) else Target.load(Path(target))
         network, training = load_explainer(Path(folder), loaded)
-        return cls(loaded, network, training, refinement)
+        return cls(loaded, network, training, refinement, memory_gb)
 
     def to(self, device: torch.device | str) -> Explainer:
         self.target.to(device)
@@ -94,7 +102,7 @@ class Explainer:
         config = self.refinement.model_copy(update={"steps": steps})
         training = self.training
         with torch.enable_grad():
-            return refine(self.target, x, maps, classes, config, training.ranking, training.perturbation, training.seed)
+            return refine(self.passes, x, maps, classes, config, training.ranking, training.perturbation, training.seed)
 
     def _classes(self, target: Tensor | int, x: Tensor) -> Tensor:
         classes = torch.as_tensor(target, device=x.device).expand(len(x))

@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 ReferenceName = Literal["black", "mean", "blur"]
 ClassRole = Literal["predicted", "runner_up", "label"]
 TrainingRole = Literal["predicted", "runner_up", "label", "second"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Section(BaseModel):
@@ -154,12 +155,17 @@ def parse_explainer(raw: Any) -> ExplainerConfig:
 
 
 class RankingConfig(Section):
-    method: Literal["gumbel_sinkhorn", "soft_topk"] = Field(description="relaxation of the ranking")
-    standardise: bool = Field(description="scores to mean 0, standard deviation 1 per image before relaxing")
+    method: Literal["soft_topk", "lapsum", "transport", "gumbel_sinkhorn", "sinkhorn", "softsort", "neuralsort"] = (
+        Field(description="relaxation of the ranking")
+    )
+    standardise: bool = Field(
+        description="scores to mean 0, standard deviation 1 per image before relaxing; the temperature is then the "
+        "width of a mask's edge, the same for every method, else the method's own parameter"
+    )
     tau_start: Positive = Field(description="temperature at the first step")
     tau_end: Positive = Field(description="temperature at the last step, and of refinement")
-    iterations: Count = Field(description="Sinkhorn iterations (gumbel_sinkhorn only)")
-    noise: bool = Field(description="Gumbel noise (gumbel_sinkhorn only; always off in refinement)")
+    iterations: Count = Field(description="Sinkhorn iterations (gumbel_sinkhorn, sinkhorn)")
+    noise: bool = Field(description="Gumbel noise (gumbel_sinkhorn, transport; always off in refinement)")
     grid_min: Annotated[int, Field(ge=2)] = Field(description="smallest ranking grid side, cells")
     grid_max: Annotated[int, Field(ge=2)] = Field(description="largest ranking grid side, cells")
 
@@ -173,7 +179,8 @@ class RankingConfig(Section):
 class ObjectiveConfig(Section):
     fractions: Annotated[int, Field(ge=1)] = Field(description="masked images per direction, S")
     sampling: Literal["grid", "stratified"] = Field(
-        description="grid: trapezoid over linspace(0, 1, S); stratified: one uniform draw in each of S equal strata"
+        description="grid: trapezoid over linspace(0, 1, S), whose ends need no masked pass; stratified: one uniform "
+        "draw in each of S equal strata"
     )
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(
         description="reference images; one is drawn for each step"
@@ -184,6 +191,12 @@ class ObjectiveConfig(Section):
     classes_per_image: Literal["one", "all"] = Field(description="draw one class per image, or score all of them")
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
     smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels")
+
+    @model_validator(mode="after")
+    def _inner_points(self) -> ObjectiveConfig:
+        if self.sampling == "grid" and self.fractions < 3:
+            raise ValueError(f"fractions {self.fractions} has no point inside (0, 1); sampling: grid needs 3 or more")
+        return self
 
 
 class TrainConfig(Section):
@@ -197,7 +210,9 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="decay of the averaged weights that are kept; 0 keeps the last weights"
     )
-    precision: Literal["fp32", "bf16"] = Field(description="autocast type of the masked passes and the decoder")
+    precision: Precision = Field(
+        description="autocast type of the masked passes and the decoder; auto: bf16 where the hardware has it"
+    )
     report_every: Count = Field(description="steps between points of the training curve")
     checkpoint_every: Count = Field(description="steps between checkpoints")
 
@@ -210,6 +225,7 @@ class RefineConfig(Section):
         description="reference images, all used in each step"
     )
     grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid, cells")
+    precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 where the hardware has it")
 
 
 class EvaluateConfig(Section):
@@ -236,6 +252,9 @@ class ResourceConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(description="where tensors live")
     threads: Annotated[int, Field(ge=0)] = Field(description="threads per process; 0 = CPUs divided by workers")
     batch_size: Count = Field(description="images per forward pass outside training")
+    memory_gb: Positive = Field(
+        description="GiB for the activations of a micro-batch of masked passes, in each process (training, refinement)"
+    )
 
 
 class Params(Section):

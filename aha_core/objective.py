@@ -5,8 +5,9 @@
 
 AUC_del removes the most important cells first, AUC_lif the least important first (insertion in the other
 direction). The fractions p_i and weights w_i are either the trapezoid rule over a fixed grid (paper) or one uniform
-draw in each of S equal strata, an unbiased estimate of the same integral. Source: "Learn to Rank" (arXiv
-2604.05819), objective and released settings.
+draw in each of S equal strata, an unbiased estimate of the same integral. The end points of the grid are the image and
+the reference themselves: they have no gradient, the same weight in both areas, and need no masked pass. Source:
+"Learn to Rank" (arXiv 2604.05819), objective and released settings.
 
 Every random draw of a step is a function of (seed, step, position in the global batch), so that results do not
 depend on the number of workers.
@@ -14,7 +15,6 @@ depend on the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import ObjectiveConfig, RankingConfig, ReferenceName, TrainingRole
-from aha_core.perturbation import remove, upsample_masks
 from aha_core.protocols import Relaxation
 from aha_core.ranking import standardise
 
@@ -39,14 +38,15 @@ def generator(*key: int) -> torch.Generator:
 class StepDraw:
     """What is random in a training step and common to the batch.
 
-    fractions: removed shares p, P = 2 S of them: deletion, then least-important-first.
-    weights: quadrature weights of one direction, Float[S].
+    fractions: removed shares p inside (0, 1), P = 2 S of them: deletion, then least-important-first.
+    weights: quadrature weights of one direction; end_weight: that of each end point, 0 where there are none.
     """
 
     grid: int
     reference: ReferenceName
     fractions: Float[Tensor, "P"]
     weights: Float[Tensor, "S"]
+    end_weight: float
 
 
 def draw_step(ranking: RankingConfig, objective: ObjectiveConfig, seed: int, step: int) -> StepDraw:
@@ -56,14 +56,12 @@ def draw_step(ranking: RankingConfig, objective: ObjectiveConfig, seed: int, ste
     reference = objective.references[int(torch.randint(len(objective.references), (), generator=source))]
     count = objective.fractions
     if objective.sampling == "grid":
-        fractions = torch.linspace(0, 1, count).repeat(2)
-        weights = torch.full((count,), 1.0 / max(count - 1, 1))
-        weights[[0, -1]] /= 2 if count > 1 else 1
-    else:
-        jitter = torch.rand(2, count, generator=source)
-        fractions = ((torch.arange(count) + jitter) / count).flatten()
-        weights = torch.full((count,), 1.0 / count)
-    return StepDraw(grid, reference, fractions, weights)
+        width = 1.0 / (count - 1)
+        inner = torch.linspace(0, 1, count)[1:-1]
+        return StepDraw(grid, reference, inner.repeat(2), torch.full((count - 2,), width), width / 2)
+    jitter = torch.rand(2, count, generator=source)
+    fractions = ((torch.arange(count) + jitter) / count).flatten()
+    return StepDraw(grid, reference, fractions, torch.full((count,), 1.0 / count), 0.0)
 
 
 def choose_classes(
@@ -77,36 +75,28 @@ def choose_classes(
     return torch.stack([by_role[role] for role in roles])
 
 
-def removal_scores(
-    score: Callable[[Float[Tensor, "M 3 H W"], Int[Tensor, "M"]], Float[Tensor, "M"]],
-    x: Float[Tensor, "B 3 H W"],
+def removal_masks(
     maps: Float[Tensor, "B 1 H W"],
-    classes: Int[Tensor, "B"],
-    reference: Float[Tensor, "B 3 H W"],
     relaxation: Relaxation,
     grid: int,
     fractions: Float[Tensor, "P"],
     standardised: bool,
-) -> Float[Tensor, "P B"]:
-    """f_c of the softly masked images: S deletion steps, then S least-important-first steps.
+) -> Float[Tensor, "P B N"]:
+    """Soft masks of the removed cells: S deletion steps, then S least-important-first steps; N = grid^2.
 
     Args:
-        score: (images, classes) to the class score of each image.
         maps: raw importance.
         fractions: removed shares in [0, 1], deletion first.
         standardised: scores to mean 0 and standard deviation 1 over the grid.
     """
     cells = F.adaptive_avg_pool2d(maps.float(), grid).flatten(1)
     cells = standardise(cells) if standardised else cells
-    deletion, insertion = (fractions.to(cells.device) * cells.shape[1]).chunk(2)
-    masks = torch.cat([relaxation.soft_topk_masks(cells, deletion), relaxation.soft_topk_masks(-cells, insertion)])
-    images = remove(x, upsample_masks(masks, grid, (x.shape[2], x.shape[3])), reference)
-    scores = score(images.flatten(0, 1), classes.repeat(len(fractions)))
-    return scores.unflatten(0, (len(fractions), len(x)))
+    deletion, insertion = (fractions * cells.shape[1]).chunk(2)
+    return torch.cat([relaxation.soft_topk_masks(cells, deletion), relaxation.soft_topk_masks(-cells, insertion)])
 
 
-def ranking_loss(scores: Float[Tensor, "P B"], weights: Float[Tensor, "S"]) -> tuple[Tensor, Tensor]:
-    """(AUC_del, AUC_lif), each Float[B]; the loss of an image is AUC_del + 1 - AUC_lif."""
+def removal_areas(scores: Float[Tensor, "P B"], weights: Float[Tensor, "S"]) -> tuple[Tensor, Tensor]:
+    """(AUC_del, AUC_lif) without end points, each Float[B]; the loss of an image is AUC_del + 1 - AUC_lif."""
     deletion, insertion = scores.float().chunk(2)
     weights = weights.to(scores.device)[:, None]
     return (weights * deletion).sum(dim=0), (weights * insertion).sum(dim=0)

@@ -20,13 +20,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
-from aha_core.objective import generator, ranking_loss, removal_scores
+from aha_core.masked_passes import MaskedPasses
+from aha_core.objective import generator, removal_areas, removal_masks
 from aha_core.perturbation import reference_images
 from aha_core.ranking import make_relaxation, standardise
-from aha_core.targets import Target
 
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
-DEFAULT_REFINEMENT = RefineConfig(steps=5, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28)
+DEFAULT_REFINEMENT = RefineConfig(
+    steps=5, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28, precision="auto"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Refinement:
 
 
 def refine(
-    target: Target,
+    passes: MaskedPasses,
     x: Float[Tensor, "B 3 H W"],
     maps: Float[Tensor, "B 1 H W"],
     classes: Int[Tensor, "B"],
@@ -52,14 +54,11 @@ def refine(
     grid = config.grid
     change = torch.zeros(len(x), 1, grid, grid, device=x.device, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=config.lr)
-    relaxation = make_relaxation(ranking, ranking.tau_end)
+    relaxation = make_relaxation(ranking, ranking.tau_end, grid**2)
     references = [reference_images(x, name, perturbation) for name in config.references]
 
     def current() -> Tensor:
         return start + F.interpolate(change, size=x.shape[-2:], mode="bilinear", align_corners=False)
-
-    def score(images: Tensor, classes: Tensor) -> Tensor:
-        return target.probabilities(images).gather(1, classes[:, None])[:, 0]
 
     history, objective = [start], []
     weights = torch.full((config.fractions,), 1.0 / config.fractions)
@@ -69,10 +68,8 @@ def refine(
         optimiser.zero_grad(set_to_none=True)
         total = torch.zeros(len(x), device=x.device)
         for reference in references:
-            scores = removal_scores(
-                score, x, current(), classes, reference, relaxation, grid, fractions, standardised=True
-            )
-            deletion, lif = ranking_loss(scores, weights)
+            masks = removal_masks(current(), relaxation, grid, fractions, standardised=True)
+            deletion, lif = removal_areas(passes(x, classes, masks, reference), weights)
             loss = (deletion + 1 - lif) / len(references)
             loss.sum().backward()
             total += loss.detach()

@@ -8,6 +8,8 @@ Prefix tokens, grid, feature levels and classifier are read from the model (`aha
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,25 @@ class TargetFeatures:
     """What one forward pass of the target gives.
 
     logits: Float[B Y]; levels: feature maps Float[B C h w] in the order of the requested depths;
-    final: the classifier's input vector at every position, Float[B D h w]; None where no depths were requested.
+    final: the classifier's input vector at every position, Float[B D h w]; None where no depths were requested;
+    origin: what `repeat` repeated.
     """
 
     logits: Float[Tensor, "B Y"]
     levels: tuple[Float[Tensor, "B _ _ _"], ...]
     final: Float[Tensor, "B D h w"] | None
+    origin: TargetFeatures | None = None
+
+    def repeat(self, times: int) -> TargetFeatures:
+        """The same features for several classes of each image, in blocks of the batch."""
+        if times == 1:
+            return self
+
+        def again(values: Tensor) -> Tensor:
+            return values.repeat(times, *[1] * (values.ndim - 1))
+
+        final = None if self.final is None else again(self.final)
+        return TargetFeatures(again(self.logits), tuple(map(again, self.levels)), final, self.origin or self)
 
 
 class Target(nn.Module):
@@ -87,6 +102,14 @@ class Target(nn.Module):
     def classifier_weight(self) -> Float[Tensor, "Y D"]:
         """Rows w_c of the linear head. Raises TargetError for other heads; see `reading.classifier_rows`."""
         return reading.classifier_rows(self.model, self.name)
+
+    def prefer_fast_layout(self) -> None:
+        """Channels-last weights for convolutional models: a masked pass with gradient takes 0.75 of the time on CPUs.
+
+        Transformers have no convolution worth it.
+        """
+        if not self.num_prefix_tokens:
+            self.model.to(memory_format=torch.channels_last)
 
     def normalise(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         return (x - self.mean) / self.std
@@ -159,3 +182,20 @@ class Target(nn.Module):
             model = create_model(name, classes, size)
         load_weights(model, folder / "model.safetensors", name)
         return cls(name, model, size, facts["class_names"])
+
+
+@contextmanager
+def plain_attention(target: nn.Module, active: bool) -> Iterator[None]:
+    """Attention as two products and a softmax where the fused kernel is slower: its backward pass in bf16 on CPUs.
+
+    There a masked pass with gradient takes 0.73 of the fused kernel's time (`aha bench train`). Restores the model.
+    """
+    slow = active and torch.is_autocast_enabled("cpu")
+    fused: list[Any] = [one for one in target.modules() if getattr(one, "fused_attn", False)] if slow else []
+    try:
+        for one in fused:
+            one.fused_attn = False
+        yield
+    finally:
+        for one in fused:
+            one.fused_attn = True

@@ -11,9 +11,8 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +23,17 @@ from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError, ResourceError
 from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
+from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import (
     choose_classes,
     draw_step,
     generator,
-    ranking_loss,
-    removal_scores,
+    removal_areas,
+    removal_masks,
     smoothness,
 )
 from aha_core.perturbation import reference_images
+from aha_core.precision import autocast
 from aha_core.ranking import make_relaxation, standardise, temperature
 from aha_core.targets import Target
 
@@ -108,59 +109,65 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     return TrainingState(explainer, average, optimiser, schedule)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """bf16 autocast, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+def training_loss(
+    module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params, step: int
+) -> tuple[Tensor, Row]:
+    """Loss of one rank's batch and the values worth a curve: deletion and insertion AUC, smoothness, map scale.
 
-
-def training_loss(module: nn.Module, target: Target, batch: Batch, params: Params, step: int) -> tuple[Tensor, Row]:
-    """Loss of one rank's batch and the values worth a curve: deletion and insertion AUC, smoothness, map scale."""
+    One forward pass of the target gives prediction, features and the score of the unperturbed image; all explained
+    classes share it, and their R B maps are one batch.
+    """
     objective, ranking, precision = params.objective, params.ranking, params.train.precision
-    device = batch.images.device
+    target, images = passes.target, batch.images
     draw = draw_step(ranking, objective, params.seed, step)
     tau = temperature(ranking, step / max(params.train.steps - 1, 1))
-    with torch.no_grad(), autocast(device, precision):
-        features = target.features(batch.images, params.explainer.levels)
-    by_role = choose_classes(features.logits.float().softmax(dim=1), batch.labels, objective.classes)
+    with torch.no_grad(), autocast(images.device, precision):
+        features = target.features(images, params.explainer.levels)
+    probabilities = features.logits.float().softmax(dim=1)
+    by_role = choose_classes(probabilities, batch.labels, objective.classes)
     if objective.classes_per_image == "one":
-        role = [
-            int(torch.randint(len(by_role), (), generator=generator(params.seed, 3, step, position)))
-            for position in batch.positions
-        ]
-        by_role = by_role[torch.tensor(role, device=device), torch.arange(len(role), device=device)][None]
-    reference = reference_images(batch.images, draw.reference, params.perturbation)
+        by_role = _draw_role(by_role, batch, params.seed, step)
+    roles, classes = len(by_role), by_role.flatten()
+    noise = [generator(params.seed, 4, step, role, place) for role in range(roles) for place in batch.positions]
 
-    def score(images: Tensor, classes: Tensor) -> Tensor:
-        with autocast(device, precision):
-            logits = target(images)
-        return logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
+    repeated, x = features.repeat(roles), images.repeat(roles, 1, 1, 1)
+    with autocast(images.device, precision):
+        maps = explain(module, target, x, repeated, classes).float()
+    relaxation = make_relaxation(ranking, tau, draw.grid**2, noise)
+    masks = removal_masks(maps, relaxation, draw.grid, draw.fractions, ranking.standardise)
+    reference = reference_images(images, draw.reference, params.perturbation)
+    scores = passes(x, classes, masks, reference.repeat(roles, 1, 1, 1))
+    deletion, insertion = removal_areas(scores, draw.weights)
 
-    deletion: list[Tensor] = []
-    lif: list[Tensor] = []
-    rough: list[Tensor] = []
-    spread: list[Tensor] = []
-    for index, classes in enumerate(by_role):
-        with autocast(device, precision):
-            maps = explain(module, target, batch.images, features, classes)
-        maps = maps.float()
-        noise = [generator(params.seed, 4, step, index, position) for position in batch.positions]
-        scores = removal_scores(
-            score, batch.images, maps, classes, reference, make_relaxation(ranking, tau, noise), draw.grid,
-            draw.fractions, ranking.standardise,
-        )  # fmt: skip
-        for values, auc in zip((deletion, lif), ranking_loss(scores, draw.weights), strict=True):
-            values.append(auc)
-        penalised = standardise(maps) if ranking.standardise else maps
-        rough.append(smoothness(penalised, objective.smoothness_kernel))
-        spread.append(maps.detach().flatten(1).std(dim=1))
-    means = {
-        "deletion_auc": torch.cat(deletion).mean(),
-        "insertion_auc": torch.cat(lif).mean(),
-        "smoothness": torch.cat(rough).mean(),
-        "map_std": torch.cat(spread).mean(),
+    penalised = standardise(maps) if ranking.standardise else maps
+    values = {
+        "deletion_auc": deletion.mean(),
+        "insertion_auc": insertion.mean(),
+        "smoothness": smoothness(penalised, objective.smoothness_kernel).mean(),
+        "map_std": maps.detach().flatten(1).std(dim=1).mean(),
     }
-    loss = means["deletion_auc"] + 1 - means["insertion_auc"] + objective.smoothness * means["smoothness"]
-    return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in means.items()}
+    loss = values["deletion_auc"] + 1 - values["insertion_auc"] + objective.smoothness * values["smoothness"]
+    if draw.end_weight:
+        ends = _end_scores(passes, reference, probabilities, by_role).mean() * draw.end_weight
+        values["deletion_auc"], values["insertion_auc"] = deletion.mean() + ends, insertion.mean() + ends
+    return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in values.items()}
+
+
+def _draw_role(by_role: Tensor, batch: Batch, seed: int, step: int) -> Tensor:
+    """One of the R roles for each image, [R B] to [1 B]."""
+    role = [
+        int(torch.randint(len(by_role), (), generator=generator(seed, 3, step, place))) for place in batch.positions
+    ]
+    return by_role[torch.tensor(role, device=by_role.device), torch.arange(len(role), device=by_role.device)][None]
+
+
+@torch.no_grad()
+def _end_scores(passes: MaskedPasses, reference: Tensor, probabilities: Tensor, by_role: Tensor) -> Tensor:
+    """f_c(x) + f_c(r) of every role and image: both end points of a fixed grid of fractions, [R B]."""
+    with autocast(reference.device, passes.precision):
+        blank = passes.target(reference).float().softmax(dim=1)
+    places = torch.arange(len(reference), device=reference.device)
+    return probabilities[places, by_role] + blank[places, by_role]
 
 
 def train(
@@ -188,6 +195,8 @@ def train(
             f"use a multiple, e.g. {config.batch_size // runtime.world * runtime.world or runtime.world}"
         )
     target.to(runtime.device)
+    target.prefer_fast_layout()
+    passes = MaskedPasses(target, config.precision, params.resources.memory_gb)
     state = new_state(params, target, runtime.device)
     checkpoint = runtime.restore()
     if checkpoint is not None:
@@ -197,11 +206,11 @@ def train(
     for batch in batches(dataset, labels, params, runtime.rank, runtime.world, first=state.step):
         on_device = Batch(batch.images.to(runtime.device), batch.labels.to(runtime.device), batch.positions)
         try:
-            recent.append(train_step(state, module, target, on_device, params))
+            recent.append(train_step(state, module, passes, on_device, params))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
-                f"out of memory with {len(batch.images)} images of {config.batch_size} per worker; "
-                "raise --workers, or lower train.batch_size or objective.fractions"
+                f"the explainer's own maps do not fit into memory: {len(batch.images)} of {config.batch_size} images "
+                "per worker; raise --workers, or lower train.batch_size"
             ) from error
         on_step(state.step)
         last = state.step == config.steps
@@ -214,10 +223,10 @@ def train(
     return state
 
 
-def train_step(state: TrainingState, module: nn.Module, target: Target, batch: Batch, params: Params) -> Row:
+def train_step(state: TrainingState, module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params) -> Row:
     """One optimiser step: loss, clipped gradient, AdamW, learning rate, averaged weights."""
     config = params.train
-    loss, row = training_loss(module, target, batch, params, state.step)
+    loss, row = training_loss(module, passes, batch, params, state.step)
     if not torch.isfinite(loss):
         raise ResourceError(f"the loss is {row['loss']} at step {state.step}; lower train.lr = {config.lr}")
     state.optimiser.zero_grad(set_to_none=True)

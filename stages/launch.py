@@ -32,6 +32,10 @@ from aha_core.targets import Target
 from aha_core.training import LocalRuntime, Row, train
 
 TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}
+TRAINING_CODE = (
+    "training.py", "batches.py", "objective.py", "masked_passes.py", "precision.py", "perturbation.py", "targets.py",
+    "data/dataset.py",
+)  # fmt: skip
 FINAL = "final.pt"
 
 
@@ -52,18 +56,10 @@ def job_name(params: Params, data: Path, target: Path, backbone: Path | None) ->
     digest = hashlib.sha256()
     digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
-    code = [
-        package / name
-        for name in ("training.py", "batches.py", "objective.py", "perturbation.py", "targets.py", "data/dataset.py")
-    ]
+    code = [package / name for name in TRAINING_CODE]
     code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
-    for file in [
-        data / "manifest.json",
-        target / "target.json",
-        target / "model.safetensors",
-        *filter(None, [backbone]),
-        *code,
-    ]:
+    weights = [target / "model.safetensors"] + ([backbone] if backbone else [])
+    for file in [data / "manifest.json", target / "target.json", *weights, *code]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

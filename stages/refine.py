@@ -14,7 +14,8 @@ from stages.outputs import rebuild
 def run(ctx: Context) -> None:
     ctx.use_all_cores()
     params = ctx.params
-    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, params.refine).to(ctx.device)
+    memory = params.resources.memory_gb
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, params.refine, memory).to(ctx.device)
     dataset, indices = evaluated(ctx, "test")
     size, steps = explainer.target.image_size, params.refine.steps
     with rebuild(ctx.paths.refined) as out:

@@ -128,7 +128,8 @@ class DptExplainer(ExplainerNetwork):
     def inputs(
         self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """Images, stages of the backbone, classes. Several classes of the same `features` share one backbone pass.
+        """Images, stages of the backbone, classes. Several classes of the same images share one backbone
+        pass, also where `features.repeat` put them into one batch.
 
         Raises AttributionError when the target has classes without an embedding.
         """
@@ -137,9 +138,11 @@ class DptExplainer(ExplainerNetwork):
                 f"the explainer has embeddings of {self.classes.num_embeddings} classes, {target.name} has "
                 f"{target.num_classes}; explainer.kind: features explains any class of any head"
             )
-        if features not in self._read:
-            self._read[features] = self.backbone(x, self.depths)
-        return x, self._read[features], classes
+        images = features.origin or features
+        if images not in self._read:
+            self._read[images] = self.backbone(x[: len(images.logits)], self.depths)
+        times = len(x) // len(images.logits)
+        return x, tuple(stage.repeat(times, 1, 1, 1) for stage in self._read[images]), classes
 
     def forward(
         self, x: Float[Tensor, "B 3 H W"], stages: tuple[Float[Tensor, "B _ _ _"], ...], classes: Int[Tensor, "B"]

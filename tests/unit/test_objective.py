@@ -2,15 +2,17 @@ import pytest
 import torch
 
 from aha_core.config import load_params
+from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import (
     choose_classes,
     draw_step,
     generator,
-    ranking_loss,
-    removal_scores,
+    removal_areas,
+    removal_masks,
     smoothness,
 )
 from aha_core.ranking.soft_topk import SoftTopK
+from aha_core.targets import Target
 from tests.conftest import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -36,9 +38,10 @@ def test_stratified_fractions_lie_in_their_strata_and_estimate_the_integral_with
 def test_grid_fractions_are_the_papers_trapezoid():
     objective = PARAMS.objective.model_copy(update={"fractions": 16, "sampling": "grid"})
     draw = draw_step(PARAMS.ranking, objective, seed=0, step=3)
-    assert torch.allclose(draw.fractions[:16], torch.linspace(0, 1, 16))
-    values = draw.fractions[:16] ** 3
-    assert (values * draw.weights).sum().item() == pytest.approx(torch.trapezoid(values, dx=1 / 15).item())
+    assert torch.allclose(draw.fractions[:14], torch.linspace(0, 1, 16)[1:-1])
+    ends = draw.end_weight * (0.0**3 + 1.0**3)
+    inner = (draw.fractions[:14] ** 3 * draw.weights).sum().item()
+    assert inner + ends == pytest.approx(torch.trapezoid(torch.linspace(0, 1, 16) ** 3, dx=1 / 15).item())
 
 
 def test_draws_cover_grids_and_references():
@@ -53,24 +56,30 @@ def test_second_role_is_the_label_where_the_prediction_is_wrong_else_the_runner_
     assert classes.tolist() == [[0, 1], [1, 2], [0, 0], [1, 0]]
 
 
-def linear_score(images, classes):
-    return images.mean(dim=(1, 2, 3))
+class Brightness(Target):
+    """A classifier whose class 1 is the mean brightness."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x):
+        bright = x.mean(dim=(1, 2, 3)).clamp(1e-6, 1 - 1e-6)
+        return torch.stack([1 - bright, bright], dim=1).log()
+
+
+def areas(x, maps, relaxation, grid, fractions):
+    masks = removal_masks(maps, relaxation, grid, torch.tensor(fractions), standardised=True)
+    passes = MaskedPasses(Brightness(), "fp32", 1.0)
+    scores = passes(x, torch.ones(len(x), dtype=torch.long), masks, torch.zeros_like(x))
+    return removal_areas(scores, torch.ones(1))
 
 
 def test_removing_the_bright_half_first_lowers_a_brightness_score():
     x = torch.zeros(1, 3, 32, 32)
     x[..., :16] = 1.0
     good = x[:, :1].clone()
-    fractions = torch.tensor([0.5, 0.5])
-    aucs = {}
-    for name, maps in {"good": good, "bad": -good}.items():
-        scores = removal_scores(
-            linear_score, x, maps, torch.zeros(1, dtype=torch.long), torch.zeros_like(x), SoftTopK(1e-3), 8,
-            fractions, standardised=True,
-        )  # fmt: skip
-        aucs[name] = [value.item() for value in ranking_loss(scores, torch.ones(1))]
-    assert aucs["good"] == pytest.approx([0.0, 0.5], abs=0.02)
-    assert aucs["bad"] == pytest.approx([0.5, 0.0], abs=0.02)
+    assert [float(auc) for auc in areas(x, good, SoftTopK(1e-3), 8, [0.5, 0.5])] == pytest.approx([0, 0.5], abs=0.02)
+    assert [float(auc) for auc in areas(x, -good, SoftTopK(1e-3), 8, [0.5, 0.5])] == pytest.approx([0.5, 0], abs=0.02)
 
 
 def test_gradient_of_the_loss_raises_the_important_cells():
@@ -78,11 +87,7 @@ def test_gradient_of_the_loss_raises_the_important_cells():
     x[..., :8, :8] = 1.0
     maps = torch.zeros(1, 1, 16, 16, requires_grad=True)
     noise = 0.01 * torch.rand(1, 1, 16, 16, generator=generator(0))
-    scores = removal_scores(
-        linear_score, x, maps + noise, torch.zeros(1, dtype=torch.long), torch.zeros_like(x), SoftTopK(0.5), 4,
-        torch.tensor([0.3, 0.7]), standardised=True,
-    )  # fmt: skip
-    deletion, lif = ranking_loss(scores, torch.ones(1))
+    deletion, lif = areas(x, maps + noise, SoftTopK(0.5), 4, [0.3, 0.7])
     (deletion + 1 - lif).sum().backward()
     step = -maps.grad[0, 0]
     assert step[:8, :8].mean() > 0 > step[8:, 8:].mean()

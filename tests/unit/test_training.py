@@ -8,6 +8,7 @@ from aha_core.config import Params, parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
 from aha_core.errors import ConfigError, ResourceError
+from aha_core.masked_passes import MaskedPasses
 from aha_core.targets import Target, create_model
 from aha_core.training import LocalRuntime, new_state, train, training_loss
 from tests.conftest import small_params
@@ -79,7 +80,7 @@ def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset)
     with torch.no_grad():  # FiLM starts at zero, which hides the row's gradient
         for weight in state.explainer.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    loss, row = training_loss(state.explainer, target, batch, params, step=0)
+    loss, row = training_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=0)
     loss.backward()
     assert loss.item() == pytest.approx(
         row["deletion_auc"] + 1 - row["insertion_auc"] + params.objective.smoothness * row["smoothness"], rel=1e-5
@@ -96,7 +97,7 @@ def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, 
     def loss(positions):
         part = slice(positions.start, positions.stop)
         batch = Batch(images[part].float() / 255, labels[part], positions)
-        return training_loss(state.explainer, target, batch, params, step=1)[0].item()
+        return training_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
 

@@ -20,6 +20,7 @@ from aha_core.explainer.backbone import Backbone, build_backbone
 from aha_core.explainer.dpt import DptExplainer, Fusion, Reassemble, ResidualUnit, kept_channels
 from aha_core.explainer.model import explain
 from aha_core.explainer.storage import Training, load_explainer, save_explainer
+from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
 from aha_core.targets import Target, create_model
 from aha_core.training import LocalRuntime, new_state, train, training_loss
@@ -182,9 +183,10 @@ def test_classes_of_the_same_images_share_one_pass_of_the_backbone(network, monk
     monkeypatch.setattr(Backbone, "forward", lambda self, x, depths: calls.append(1) or original(self, x, depths))
     target, x = make_target(), images(2)
     features = target.features(x, ())
-    for classes in ([0, 1], [2, 3]):
-        explain(network, target, x, features, torch.tensor(classes))
+    maps = [explain(network.eval(), target, x, features, torch.tensor(classes)) for classes in ([0, 1], [2, 3])]
+    together = explain(network, target, x.repeat(2, 1, 1, 1), features.repeat(2), torch.tensor([0, 1, 2, 3]))
     assert len(calls) == 1
+    assert torch.allclose(together, torch.cat(maps), atol=1e-5)
     explain(network, target, x, target.features(x, ()), torch.tensor([0, 1]))
     assert len(calls) == 2
 
@@ -226,12 +228,12 @@ def test_training_reaches_every_parameter_and_resumes_exactly(params, dataset):
 def test_shares_of_a_batch_give_the_mean_loss_of_the_whole(params, dataset):
     pixels, labels = dataset.batch(range(4))
     target = make_target()
-    state = new_state(params, target, torch.device("cpu"))
+    state, passes = new_state(params, target, torch.device("cpu")), MaskedPasses(target, "fp32", 1.0)
 
     def loss(positions):
         part = slice(positions.start, positions.stop)
         batch = Batch(pixels[part].float() / 255, labels[part], positions)
-        return training_loss(state.explainer, target, batch, params, step=1)[0].item()
+        return training_loss(state.explainer, passes, batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
 

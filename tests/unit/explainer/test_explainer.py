@@ -9,6 +9,7 @@ from aha_core.errors import AttributionError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.model import logit_lens
 from aha_core.explainer.storage import Training, save_explainer
+from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
 from aha_core.refinement import refine
 from aha_core.targets import Target, create_model
@@ -97,15 +98,16 @@ class BrightCorner(Target):
     def __init__(self):
         torch.nn.Module.__init__(self)
 
-    def probabilities(self, x):
+    def forward(self, x):
         bright = x[..., : SIZE // 2, : SIZE // 2].mean(dim=(1, 2, 3))
-        return torch.stack([1 - bright, bright], dim=1)
+        return torch.stack([1 - bright, bright], dim=1).clamp_min(1e-9).log()
 
 
 def run_refine(x, start, steps):
     config = PARAMS.refine.model_copy(update={"steps": steps, "references": ("black",), "fractions": 2})
     classes = torch.ones(len(x), dtype=torch.long)
-    return refine(BrightCorner(), x, start, classes, config, PARAMS.ranking, PARAMS.perturbation, seed=0)
+    passes = MaskedPasses(BrightCorner(), "fp32", 1.0)
+    return refine(passes, x, start, classes, config, PARAMS.ranking, PARAMS.perturbation, seed=0)
 
 
 def test_refinement_finds_what_the_score_depends_on():

@@ -1,0 +1,144 @@
+"""Scores of softly masked images, with their gradients, in micro-batches under a memory cap.
+
+    f_i = softmax(target((1 - m_i) x + m_i r))_c        g_i = df_i / dm_i
+
+A score depends on its own mask only, so each micro-batch computes g_i at once and forgets its activations; the
+backward pass is a product with the upstream gradient. The result is that of one large batch, the memory that of one
+micro-batch, whatever the number of fractions, classes and images. This is where training and refinement spend their
+time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aha_core.config import Precision
+from aha_core.errors import ResourceError
+from aha_core.perturbation import remove, upsample_masks
+from aha_core.precision import autocast
+from aha_core.targets import Target, plain_attention
+
+GIB = 2**30
+
+
+class MaskedPasses:
+    """The target's masked passes.
+
+    Args:
+        precision: of the target's forward and backward pass.
+        memory_gb: GiB that the activations of a micro-batch may hold. Its size follows from the activations of one
+            image, measured once; out of memory halves it.
+
+    Attributes:
+        micro_batch: masked images per pass through the target; 0 before the first.
+        images: masked images scored so far.
+    """
+
+    def __init__(self, target: Target, precision: Precision, memory_gb: float) -> None:
+        self.target, self.precision, self.memory = target, precision, memory_gb * GIB
+        self.micro_batch = 0
+        self.images = 0
+
+    def __call__(
+        self,
+        x: Float[Tensor, "B 3 H W"],
+        classes: Int[Tensor, "B"],
+        masks: Float[Tensor, "P B N"],
+        reference: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "P B"]:
+        """f_c of every image under each of its P masks of N = grid^2 cells (1 = removed).
+
+        Raises ResourceError when not even one image fits into memory.
+        """
+        if not self.micro_batch:
+            needed = activation_bytes(self, x[:1], classes[:1], masks[:1, :1].detach(), reference[:1])
+            self.micro_batch = max(int(self.memory / needed), 1)
+        scores: Tensor = _Scores.apply(masks, self, x, classes, reference)
+        return scores
+
+    def score_and_gradient(
+        self, images: Float[Tensor, "M 3 H W"], classes: Int[Tensor, "M"], with_gradient: bool
+    ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M 3 H W"] | None]:
+        """Class probabilities, and their gradients with respect to the images."""
+        images = images.detach().requires_grad_(with_gradient)
+        with torch.set_grad_enabled(with_gradient):
+            with autocast(images.device, self.precision), plain_attention(self.target, with_gradient):
+                logits = self.target(images)
+            scores = logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
+            gradient = torch.autograd.grad(scores.sum(), images)[0] if with_gradient else None
+        return scores.detach(), gradient
+
+    def halve(self, error: RuntimeError) -> None:
+        """Smaller micro-batches after an out-of-memory error; any other error, or a last image, is raised."""
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise error
+        if self.micro_batch == 1:
+            raise ResourceError(
+                f"out of memory with one masked image of {self.target.name}; use a larger machine or more workers"
+            ) from error
+        self.micro_batch //= 2
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, masks: Tensor, passes: MaskedPasses, x: Tensor, classes: Tensor, reference: Tensor) -> Tensor:
+        flat = masks.flatten(0, 1)
+        with_gradient = ctx.needs_input_grad[0]
+        scores = torch.empty(len(flat), device=x.device)
+        gradients = torch.empty_like(flat) if with_gradient else None
+        start = 0
+        while start < len(flat):
+            some = torch.arange(start, min(start + passes.micro_batch, len(flat)), device=x.device)
+            image = some % len(x)
+            try:
+                values, gradient = _micro_batch(
+                    passes, x[image], classes[image], flat[some], reference[image], with_gradient
+                )
+            except RuntimeError as error:
+                passes.halve(error)
+                continue
+            scores[some] = values
+            if gradients is not None and gradient is not None:
+                gradients[some] = gradient
+            start += len(some)
+            passes.images += len(some)
+        ctx.save_for_backward(gradients)
+        return scores.unflatten(0, masks.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradients,) = ctx.saved_tensors
+        return gradients.unflatten(0, upstream[0].shape) * upstream[0][..., None], None, None, None, None
+
+
+def _micro_batch(
+    passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Tensor, reference: Tensor, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scores of M masked images and their gradients with respect to the masks, [M] and [M N]."""
+    grid = round(masks.shape[1] ** 0.5)
+    masks = masks.detach().requires_grad_(with_gradient)
+    with torch.set_grad_enabled(with_gradient):
+        pixels = upsample_masks(masks[None], grid, (x.shape[2], x.shape[3]))
+        images = remove(x, pixels, reference)[0]
+    scores, towards = passes.score_and_gradient(images, classes, with_gradient)
+    return scores, torch.autograd.grad(images, masks, towards)[0] if with_gradient else None
+
+
+def activation_bytes(passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Tensor, reference: Tensor) -> int:
+    """Memory of the tensors that autograd keeps for one masked image, parameters excluded."""
+    parameters = {weight.untyped_storage().data_ptr() for weight in passes.target.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _micro_batch(passes, x, classes, masks[0], reference, with_gradient=True)
+    return max(sum(kept.values()), 1)
