@@ -149,9 +149,7 @@ def cell_rank(maps: Float[Tensor, "B 1 H W"], masks: Bool[Tensor, "B 1 H W"], gr
     """
     cells = F.adaptive_avg_pool2d(maps.detach().float(), grid).flatten(1)
     covered = F.adaptive_avg_pool2d(masks.float(), grid).flatten(1)
-    inside = (covered >= 0.5) | (covered == covered.amax(dim=1, keepdim=True)) & (
-        covered.amax(dim=1, keepdim=True) < 0.5
-    )
+    inside = covered >= covered.amax(dim=1, keepdim=True).clamp(max=0.5)
     others = ~inside
     if not bool(others.any(dim=1).all()):
         raise AttributionError(f"the marker covers all {grid} x {grid} cells; use a smaller one")

@@ -98,5 +98,6 @@ def summary(target: Target) -> dict[str, Any]:
         "classes": target.num_classes,
         "prefix_tokens": target.num_prefix_tokens,
         "levels": len(getattr(target.model, "feature_info", ())),
+        "native_size": target.model.pretrained_cfg["input_size"][-1],
         "row": target.model.head_hidden_size,
     }

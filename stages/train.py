@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.targets import Target
@@ -28,6 +29,8 @@ def run(ctx: Context) -> None:
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
     resolved = with_backbone(ctx)
+    if params.explainer.kind == "features":
+        build_explainer(params.explainer, target)  # a target that cannot be read is refused before workers start
     name = launch.job_name(params, paths.data, paths.target, backbone_file(resolved))
     storage = paths.state / "training" / name
     if ctx.fresh:

@@ -32,6 +32,8 @@ def create_model(
             pixels outside every patch.
     """
     known_name(name, section)
+    if pretrained and num_classes:
+        _has_classes(name, num_classes, section)
     settings = {"pretrained": pretrained, "num_classes": num_classes}
     try:
         try:
@@ -54,6 +56,19 @@ def known_name(name: str, section: str) -> None:
         near = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
         raise TargetError(f"{section}.name = {name!r} is not a timm model{hint}")
+
+
+def _has_classes(name: str, num_classes: int, section: str) -> None:
+    """timm replaces a classifier of another size by random weights without a word."""
+    config: Any = timm.get_pretrained_cfg(name)
+    own = num_classes if config is None or config.num_classes is None else config.num_classes
+    if own == num_classes:
+        return
+    what = f"a classifier of {own} classes" if own else "no classifier: they are a tower of features"
+    raise TargetError(
+        f"timm's weights {section}.name = {name!r} have {what}, not of {num_classes}; use a tag that ends in ft_in1k "
+        f"or in1k (timm.list_pretrained('{name.split('.')[0]}*')), or class embeddings in target.zero_shot.embeddings"
+    )
 
 
 def _whole_patches(model: Any, name: str, image_size: int) -> None:

@@ -103,6 +103,18 @@ def test_towers_without_a_classifier_and_wrong_numbers_of_names_are_refused():
         Target("resnet18", create_model("resnet18", 3, 32), 32, ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("vit_small_patch14_reg4_dinov2.lvd142m", "no classifier: they are a tower"),
+        ("vit_tiny_patch16_224.augreg_in21k", "a classifier of 21843 classes, not of 1000"),
+    ],
+)
+def test_weights_with_other_classes_do_not_silently_get_a_random_classifier(name, what):
+    with pytest.raises(TargetError, match=rf"target.name = '{name}' have {what}.*zero_shot.embeddings"):
+        create_model(name, 1000, 224, pretrained=True)
+
+
 def test_sizes_that_leave_pixels_unseen_are_refused():
     with pytest.raises(TargetError, match=r"image_size = 40 .* 16 px patches .* last 8 pixels of .* use 32 or 48"):
         create_model("vit_tiny_patch16_224", 3, 40)
