@@ -73,7 +73,7 @@ class FeatureExplainer(ExplainerNetwork):
         """
         grid = final.shape[-2:]
         tokens = sum(
-            F.interpolate(project(level), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
+            F.interpolate(project(level).float(), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
             if level.shape[-2:] != grid
             else project(level)
             for project, level in zip(self.levels, levels, strict=True)

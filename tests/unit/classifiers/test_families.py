@@ -36,7 +36,7 @@ def datasets(tmp_path_factory):
     def of(size: int) -> tuple[PreparedImages, dict]:
         raw = small_params()
         raw["data"] |= {"image_size": size, "synthetic": {"train": 8, "val": 1, "test": 1}}
-        raw["train"] |= {"steps": 1, "batch_size": 2, "report_every": 1, "checkpoint_every": 1}
+        raw["train"] |= {"steps": 1, "batch_size": 2, "report_every": 1, "checkpoint_every": 1, "precision": "bf16"}
         raw["refine"] |= {"steps": 1, "fractions": 1}
         if size not in made:
             folder = tmp_path_factory.mktemp("data")
