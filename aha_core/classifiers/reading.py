@@ -93,11 +93,12 @@ def position_vectors(model: Any, final: Tensor, last: Float[Tensor, "B K h w"]) 
     return vectors.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2)
 
 
+@torch.no_grad()
 def classifier_rows(model: Any, name: str) -> Float[Tensor, "Y D"]:
     """Rows w_c of the linear classifier; the mean of both heads for distilled models, whose logits are averaged.
 
     Raises:
-        TargetError: the model has no classifier, or one without weight rows.
+        TargetError: the model has no classifier, or one that is not linear.
     """
     head = model.get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -106,6 +107,22 @@ def classifier_rows(model: Any, name: str) -> Float[Tensor, "Y D"]:
             f"{name} has no classifier: it is a tower of features; give its class embeddings in "
             "target.zero_shot.embeddings, or name a model with one"
         )
-    if any(not isinstance(getattr(one, "weight", None), Tensor) for one in heads):
-        raise TargetError(f"the classifier of {name} is {type(heads[0]).__name__}, without weight rows; {OTHER_WAY}")
-    return torch.stack([one.weight.flatten(1) for one in heads]).mean(dim=0)
+    return torch.stack([_rows(one, model, name) for one in heads]).mean(dim=0)
+
+
+def _rows(head: Any, model: Any, name: str) -> Float[Tensor, "Y D"]:
+    """The weight of a linear layer; of another affine layer (a norm before a linear one) head(e_i) - head(0)."""
+    linear = getattr(head, "fc", head)
+    if isinstance(getattr(linear, "weight", None), Tensor):
+        return linear.weight.flatten(1)
+    reference = next(model.parameters())
+    basis = torch.eye(model.head_hidden_size, device=reference.device, dtype=reference.dtype)
+    try:
+        offset = head(torch.zeros_like(basis[:1]))
+        rows, twice = head(basis) - offset, head(2 * basis.sum(dim=0, keepdim=True)) - offset
+        linear_in_h = torch.allclose(twice[0], 2 * rows.sum(dim=0), atol=1e-3 * float(rows.abs().sum(dim=0).max()))
+    except (RuntimeError, ValueError, TypeError):
+        linear_in_h = False
+    if not linear_in_h:
+        raise TargetError(f"the classifier of {name} is {type(head).__name__}, which is not linear; {OTHER_WAY}")
+    return rows.T

@@ -83,9 +83,23 @@ def test_models_without_one_grid_say_why_and_what_to_do():
     assert target.probe(()).logits.shape == (1, 3)  # enough for the explainer that needs only logits
 
 
-def test_models_without_weight_rows_say_why_and_what_to_do():
+def test_rows_of_a_norm_and_a_linear_layer_are_those_of_their_product():
     target = named("levit_128s")
-    with pytest.raises(TargetError, match=r"classifier of levit_128s is NormLinear.* use explainer.kind: dpt"):
+    generator = torch.Generator().manual_seed(0)
+    expected = []
+    for head in target.model.get_classifier():
+        for values in (head.bn.weight, head.bn.bias, head.bn.running_mean, head.bn.running_var, head.linear.weight):
+            values.data.copy_(torch.rand(values.shape, generator=generator) + 0.5)
+        scale = head.bn.weight / (head.bn.running_var + head.bn.eps).sqrt()
+        expected.append(head.linear.weight * scale)
+    assert torch.allclose(target.classifier_weight, torch.stack(expected).mean(dim=0), atol=1e-4)
+    assert target.probe((1.0,)).final.shape[1] == target.classifier_weight.shape[1]
+
+
+def test_classifiers_that_are_not_linear_say_so():
+    target = named("resnet18")
+    target.model.fc = torch.nn.Sequential(torch.nn.Linear(512, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    with pytest.raises(TargetError, match=r"classifier of resnet18 is Sequential, which is not linear; use exp"):
         target.class_rows(torch.tensor([0]))
 
 
