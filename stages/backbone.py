@@ -20,7 +20,8 @@ from stages.context import Context
 def with_backbone(ctx: Context) -> Params:
     """The parameters with a backbone that workers can read: one that is to be trained becomes a file.
 
-    The file is kept in the state folder under a digest of everything that determines its weights.
+    The file is kept in the state folder under a digest of everything that determines its weights. Under torchrun
+    every rank without it trains the same one.
     """
     params = ctx.params
     explainer = params.explainer

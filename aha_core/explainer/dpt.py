@@ -6,8 +6,9 @@
     A      = refine(head(p))                        to the input's resolution, one channel
 
 Sources: "Learn to Rank" (arXiv 2604.05819) and its released settings; DPT (Ranftl et al., ICCV 2021). The backbone does
-not see the target, so the map of an untrained-for target differs only through what the decoder has learnt: randomising
-the target's weights leaves it unchanged. Classes need an embedding each, trained on the classes that were explained.
+not see the target: any target with as many classes, also a randomised one, gets the same map before refinement. Each
+class has an embedding of its own, trained only where that class was explained. Two choices are ours: levels are
+normalised over channels, and Dropout2d draws by image and class (`kept_channels`).
 """
 
 from __future__ import annotations
