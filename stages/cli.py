@@ -127,6 +127,64 @@ def methods() -> None:
     Console().print(table)
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure cost and fidelity, in one run on this machine.")
+app.add_typer(bench, name="bench", rich_help_panel="Research")
+PAPER_PRESET = Path("configs/embedded-paper.yaml")
+BenchOut = Annotated[Path, typer.Option("--out", help="Folder for tables (CSV) and figures.")]
+
+
+@bench.command("ranking")
+def bench_ranking(
+    out: BenchOut = Path("outputs/bench"),
+    pairs: Annotated[int, typer.Option(help="Monte-Carlo pairs of the hard gradient; 0 = leave it out.")] = 512,
+    params: ParamsFile = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Time, memory and fidelity of every relaxation, for 49 to 50,176 cells."""
+    from stages.bench import ranking
+    from stages.context import Context
+
+    ranking(Context.create(Path.cwd(), params, workers, device), out, pairs)
+
+
+@bench.command("train")
+def bench_train(
+    against: Annotated[Path, typer.Option(help="Parameter file to compare with.")] = Path(
+        "configs/embedded-paper.yaml"
+    ),
+    out: BenchOut = Path("outputs/bench"),
+    minutes: Annotated[float, typer.Option(min=0, help="Training time of each preset; 0 = only the cost.")] = 5.0,
+    images: Annotated[int, typer.Option(min=2, help="Held-out images.")] = 100,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step, for both presets.")] = None,
+    params: ParamsFile = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Cost of a training step and held-out quality over time, against another preset."""
+    from stages.bench import training
+    from stages.context import Context
+
+    training(Context.create(Path.cwd(), params, workers, device), against, out, minutes, images, batch_size)
+
+
+study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
+app.add_typer(study, name="study", rich_help_panel="Research")
+
+
+@study.command("relaxation")
+def study_relaxation(
+    out: Annotated[Path, typer.Option("--out", help="Folder for tables and figures.")] = Path("outputs/study"),
+    images: Annotated[int, typer.Option(min=2, help="Held-out images of each experiment.")] = 100,
+    device: Device = None,
+) -> None:
+    """Relaxation, temperature, fractions and grids, as DVC experiments (continues where it was stopped)."""
+    from stages.context import Context
+    from stages.study import run
+
+    run(Context.create(Path.cwd(), device=device), out, images=images)
+
+
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the libraries' own log messages.")] = False,

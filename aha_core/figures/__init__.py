@@ -1,16 +1,22 @@
 """Figures of reports: functions from arrays to matplotlib figures, without global state."""
 
+from aha_core.figures.benchmarks import quality_figure, ranking_figure
 from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
 from aha_core.figures.overlay import overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
+from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
 
 __all__ = [
+    "correlation_figure",
     "curves_figure",
     "gallery_figure",
     "hero_figure",
     "method_label",
+    "quality_figure",
+    "ranking_figure",
     "overlay",
+    "settings_figure",
     "srg_by_step_figure",
     "strip_figure",
     "to_png",

@@ -1,0 +1,1 @@
+"""What AHA costs and what it buys: measured side by side, in one run, as ratios."""
