@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
-from aha_core.explainer import FeatureExplainer
+from aha_core.explainer import ExplainerNetwork
 from aha_core.explainer.model import explain
 from aha_core.explainer.storage import Training, load_explainer
 from aha_core.masked_passes import MaskedPasses
@@ -29,7 +29,7 @@ class Explainer:
 
     Args:
         target: the classifier.
-        network: the trained decoder.
+        network: the trained explainer.
         training: how it was trained; refinement uses the same ranking, perturbations and seed.
         refinement: settings of the gradient steps; the number of steps is an argument of each call.
         memory_gb: GiB for the activations of a refinement step's passes through the target.
@@ -38,7 +38,7 @@ class Explainer:
     def __init__(
         self,
         target: Target,
-        network: FeatureExplainer,
+        network: ExplainerNetwork,
         training: Training,
         refinement: RefineConfig = DEFAULT_REFINEMENT,
         memory_gb: float = 1.0,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from aha_core.errors import ConfigError
 
@@ -62,13 +62,30 @@ class TargetTrainConfig(Section):
     )
 
 
+class ZeroShotConfig(Section):
+    """Classes given by embeddings instead of a trained classifier, for CLIP towers."""
+
+    embeddings: str = Field(
+        description="safetensors file with one matrix, a row for each class; empty = the model's own classifier; "
+        "$VARIABLES are expanded"
+    )
+    temperature: Positive = Field(description="divides the cosines: logits = cosine / temperature; 0.01 in CLIP")
+
+
 class TargetConfig(Section):
     source: Literal["train", "pretrained", "checkpoint"] = Field(
         description="train on the data, timm's pretrained weights, or a local safetensors file"
     )
     name: str = Field(description="timm model name")
     checkpoint: str = Field(description="safetensors file for source: checkpoint; $VARIABLES are expanded")
+    zero_shot: ZeroShotConfig
     train: TargetTrainConfig
+
+    @model_validator(mode="after")
+    def _trained_tower(self) -> TargetConfig:
+        if self.zero_shot.embeddings and self.source == "train":
+            raise ValueError("zero_shot.embeddings needs a trained tower: source pretrained or checkpoint, not train")
+        return self
 
 
 class PerturbationConfig(Section):
@@ -85,7 +102,10 @@ class PerturbationConfig(Section):
         return self
 
 
-class ExplainerConfig(Section):
+class FeaturesConfig(Section):
+    """Reads the target's own features; explains any class of any linear head."""
+
+    kind: Literal["features"]
     levels: Annotated[tuple[Fraction, ...], Field(min_length=1)] = Field(
         description="depths of the target's feature levels that are read, as fractions (1 = last block)"
     )
@@ -94,6 +114,44 @@ class ExplainerConfig(Section):
     refine_scales: Annotated[int, Field(ge=0, le=4)] = Field(
         description="number of x2 upsamplings after the token grid, each fused with an image stem"
     )
+
+
+class BackboneConfig(Section):
+    source: Literal["pretrained", "checkpoint", "train"] = Field(
+        description="timm's pretrained weights, a local safetensors file, or trained on the data by the recipe of "
+        "target.train with the next seed"
+    )
+    name: str = Field(description="timm model name")
+    checkpoint: str = Field(description="safetensors file for source: checkpoint; $VARIABLES are expanded")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side of the backbone's input, pixels")
+
+
+class DptConfig(Section):
+    """The paper's: a DPT decoder on a frozen foreign backbone, with a learned embedding of each class."""
+
+    kind: Literal["dpt"]
+    backbone: BackboneConfig
+    stages: tuple[Fraction, Fraction, Fraction, Fraction] = Field(
+        description="depths of the backbone's levels that become the strides 4, 8, 16, 32, as fractions (1 = last)"
+    )
+    channels: Count = Field(description="channels of the reassembled levels")
+    width: Annotated[int, Field(ge=4)] = Field(description="decoder channels")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of the channels that the refinement block does not see in training"
+    )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Of the target this explainer needs nothing but logits."""
+        return ()
+
+
+ExplainerConfig = Annotated[FeaturesConfig | DptConfig, Field(discriminator="kind")]
+
+
+def parse_explainer(raw: Any) -> ExplainerConfig:
+    """Validate a mapping with the fields of one kind of explainer. Raises pydantic's ValidationError."""
+    return TypeAdapter(ExplainerConfig).validate_python(raw)
 
 
 class RankingConfig(Section):
@@ -215,6 +273,17 @@ class Params(Section):
     resources: ResourceConfig
 
     @model_validator(mode="after")
+    def _trained_backbone_fits(self) -> Params:
+        if isinstance(self.explainer, DptConfig) and self.explainer.backbone.source == "train":
+            size = self.explainer.backbone.image_size
+            if size != self.data.image_size:
+                raise ValueError(
+                    f"explainer.backbone.image_size {size} must be data.image_size {self.data.image_size} "
+                    "for a backbone that is trained on the data"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _blur_fits(self) -> Params:
         half = self.perturbation.blur_kernel // 2
         if half >= self.data.image_size:
@@ -262,20 +331,40 @@ def parse_params(raw: Any, source: str = "params") -> Params:
 
 
 def _explain(problem: Any) -> str:
-    location = problem["loc"]
-    name = ".".join(str(part) for part in location) or "(top level)"
+    names, section = _place(problem["loc"])
+    name = ".".join(names) or "(top level)"
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {name} = {problem['input']!r}; allowed here: {', '.join(_fields_at(location[:-1]))}"
+        _, around = _place(problem["loc"][:-1])
+        return (
+            f"unknown parameter {name} = {problem['input']!r}; allowed here: {', '.join(sorted(around.model_fields))}"
+        )
     if problem["type"] == "missing":
         return f"missing parameter {name}"
+    if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        tag = problem.get("ctx", {}).get("tag")
+        given = f"missing parameter {name}.kind" if tag is None else f"{name}.kind = {tag!r}"
+        return f"{given}: expected {' or '.join(section)}"
     return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Params
+def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """Parameter names on the way to a location, and what is there: a section, or the sections of a union by kind.
+
+    pydantic's location names the kind of a union too; the parameter's name does not.
+    """
+    names: list[str] = []
+    here: Any = Params
     for part in location:
-        section = section.model_fields[part].annotation
-    return sorted(section.model_fields)
+        if isinstance(here, dict):
+            here = here.get(part)
+            continue
+        names.append(str(part))
+        fields = getattr(here, "model_fields", {})
+        here = fields[part].annotation if part in fields else None
+        kinds = [one for one in get_args(here) if hasattr(one, "model_fields") and "kind" in one.model_fields]
+        if kinds:
+            here = {get_args(one.model_fields["kind"].annotation)[0]: one for one in kinds}
+    return names, here
 
 
 def expand_path(spec: str, parameter: str) -> Path:

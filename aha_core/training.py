@@ -8,6 +8,7 @@ run continues exactly.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from aha_core.batches import Batch, batches
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError, ResourceError
-from aha_core.explainer import FeatureExplainer, build_explainer
+from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import (
@@ -64,8 +65,8 @@ class Runtime(Protocol):
 class TrainingState:
     """Everything that a checkpoint holds."""
 
-    explainer: FeatureExplainer
-    average: FeatureExplainer
+    explainer: ExplainerNetwork
+    average: ExplainerNetwork
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     step: int = 0
@@ -97,10 +98,9 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     """Untrained explainer (seeded), AdamW, warm-up from lr/25 and cosine decay."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        explainer, average = (build_explainer(params.explainer, target).to(device) for _ in range(2))
-    for network in (explainer, average.requires_grad_(False)):
-        network.to(memory_format=torch.channels_last)  # 0.9 of the decoder's time on CPUs
-    average.load_state_dict(explainer.state_dict())
+        explainer = build_explainer(params.explainer, target).to(device)
+    explainer.to(memory_format=torch.channels_last)  # 0.9 of the decoder's time on CPUs
+    average = copy.deepcopy(explainer).requires_grad_(False)
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -51,14 +51,15 @@ class Job:
     threads: int
 
 
-def job_name(params: Params, data: Path, target: Path) -> str:
-    """Digest of everything that determines the trained weights."""
+def job_name(params: Params, data: Path, target: Path, backbone: Path | None) -> str:
+    """Digest of everything that determines the trained weights; `backbone` is the file of a foreign one."""
     digest = hashlib.sha256()
     digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     code = [package / name for name in TRAINING_CODE]
-    code += sorted((package / "ranking").glob("*.py")) + sorted((package / "explainer").glob("*.py"))
-    for file in [data / "manifest.json", target / "target.json", target / "model.safetensors", *code]:
+    code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
+    weights = [target / "model.safetensors"] + ([backbone] if backbone else [])
+    for file in [data / "manifest.json", target / "target.json", *weights, *code]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

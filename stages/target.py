@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from aha_core.classifiers.zero_shot import create_zero_shot, read_embeddings
 from aha_core.config import Params, expand_path
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import imagenet_class_names, label_map
+from aha_core.errors import TargetError
 from aha_core.files import atomic_json
 from aha_core.target_training import accuracy, train_classifier
 from aha_core.targets import Target, create_model, load_weights
@@ -60,6 +62,8 @@ def build(ctx: Context) -> tuple[Target, list[dict[str, Any]]]:
 def _existing(params: Params, data_classes: list[str]) -> Target:
     """timm's pretrained weights, or a local file whose classifier tells the number of classes."""
     config, size = params.target, params.data.image_size
+    if config.zero_shot.embeddings:
+        return _zero_shot(params, data_classes)
     if config.source == "pretrained":
         model: Any = create_model(config.name, IMAGENET_CLASSES, size, pretrained=True)
     else:
@@ -71,6 +75,21 @@ def _existing(params: Params, data_classes: list[str]) -> Target:
     return Target(config.name, model, size, names)
 
 
+def _zero_shot(params: Params, data_classes: list[str]) -> Target:
+    """A tower with class embeddings; their names are the file's, else the data's."""
+    config, size = params.target, params.data.image_size
+    file = expand_path(config.zero_shot.embeddings, "target.zero_shot.embeddings")
+    tower = expand_path(config.checkpoint, "target.checkpoint") if config.source == "checkpoint" else None
+    embeddings, names = read_embeddings(file)
+    if names is None and len(embeddings) != len(data_classes):
+        raise TargetError(
+            f"{file.name} has {len(embeddings)} embeddings, the data {len(data_classes)} classes; "
+            "name them in the file's metadata: class_names, a JSON list"
+        )
+    model = create_zero_shot(config.name, size, embeddings, config.zero_shot.temperature, tower)
+    return Target(config.name, model, size, names or data_classes)
+
+
 def summary(target: Target) -> dict[str, Any]:
     """Facts for the report."""
     parameters = sum(weight.numel() for weight in target.model.parameters())
@@ -78,6 +97,7 @@ def summary(target: Target) -> dict[str, Any]:
         "parameters": parameters,
         "classes": target.num_classes,
         "prefix_tokens": target.num_prefix_tokens,
-        "levels": len(target.model.feature_info),
-        "row": target.classifier_weight.shape[1],
+        "levels": len(getattr(target.model, "feature_info", ())),
+        "native_size": target.model.pretrained_cfg["input_size"][-1],
+        "row": target.model.head_hidden_size,
     }

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.targets import Target
 from aha_core.training import Row, new_state
 from stages import launch
+from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
 from stages.outputs import rebuild
 from stages.tracking import Tracker
@@ -26,11 +28,14 @@ REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyya
 def run(ctx: Context) -> None:
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
-    name = launch.job_name(params, paths.data, paths.target)
+    resolved = with_backbone(ctx)
+    if params.explainer.kind == "features":
+        build_explainer(params.explainer, target)  # a target that cannot be read is refused before workers start
+    name = launch.job_name(params, paths.data, paths.target, backbone_file(resolved))
     storage = paths.state / "training" / name
     if ctx.fresh:
         shutil.rmtree(storage, ignore_errors=True)
-    job = launch.Job(params, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
+    job = launch.Job(resolved, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
     if dist.is_torchelastic_launched() and dist_rank() != 0:
         launch.fit(job, 0, lambda row: None, lambda step: None)
         return
@@ -50,7 +55,7 @@ def run(ctx: Context) -> None:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     assert final is not None
-    state = new_state(params, target, torch.device("cpu"))
+    state = new_state(resolved, target, torch.device("cpu"))
     state.load_bytes(final)
     with rebuild(paths.explainer) as out:
         training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aha_core.classifiers import reading
 from aha_core.errors import AttributionError
 from aha_core.targets import Target
 
@@ -34,7 +35,9 @@ def needs_attention(target: Target) -> str | None:
     blocks = getattr(model, "blocks", ())
     attention = [getattr(block, "attn", None) for block in blocks]
     readable = all(hasattr(one, "attn_drop") and hasattr(one, "fused_attn") for one in attention)
-    if attention and readable and hasattr(model, "num_prefix_tokens"):
+    tokens = hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed")
+    later = hasattr(model, "cls_attn_blocks")  # XCiT: attention between channels, class tokens join afterwards
+    if attention and readable and tokens and not later:
         return None
     return f"needs a plain vision transformer with global attention; {target.name} is not one"
 
@@ -93,10 +96,9 @@ def readout(target: Target, relation: Float[Tensor, "B N N"]) -> Float[Tensor, "
 
     Those rows are the class tokens (two in distilled models) where the model pools by token, else all patch tokens.
     """
-    model, prefix = target.model, target.num_prefix_tokens
-    class_tokens = prefix - getattr(model, "num_reg_tokens", 0)
-    pools_token = class_tokens > 0 and getattr(model, "global_pool", "token") == "token"
-    rows = relation[:, :class_tokens] if pools_token else relation[:, prefix:]
+    prefix = target.num_prefix_tokens
+    pools_class_tokens = reading.pools_class_tokens(target.model)
+    rows = relation[:, : target.num_class_tokens] if pools_class_tokens else relation[:, prefix:]
     return rows[:, :, prefix:].mean(dim=1)
 
 

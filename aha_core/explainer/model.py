@@ -10,17 +10,24 @@ backbone; w_c and the "logit lens" <token, w_c> make it class-conditional for an
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from aha_core.config import ExplainerConfig
+from aha_core.config import DptConfig, ExplainerConfig, FeaturesConfig
+from aha_core.explainer.backbone import Backbone, build_backbone
+from aha_core.explainer.base import ExplainerNetwork, explain
 from aha_core.explainer.decoder import ChannelNorm, GridBlock, UpBlock
+from aha_core.explainer.dpt import DptExplainer
 from aha_core.targets import Target, TargetFeatures
 
+__all__ = ["FeatureExplainer", "build_explainer", "explain", "logit_lens"]
 
-class FeatureExplainer(nn.Module):
+
+class FeatureExplainer(ExplainerNetwork):
     """Decoder of a target's feature levels into one importance map.
 
     Args:
@@ -29,7 +36,7 @@ class FeatureExplainer(nn.Module):
         lens: whether the final feature map has D channels, so that <token, w_c> exists.
     """
 
-    def __init__(self, config: ExplainerConfig, level_channels: tuple[int, ...], row: int, lens: bool) -> None:
+    def __init__(self, config: FeaturesConfig, level_channels: tuple[int, ...], row: int, lens: bool) -> None:
         super().__init__()
         self.depths, self.lens = config.levels, lens
         width = config.width
@@ -44,6 +51,11 @@ class FeatureExplainer(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU(), nn.Conv2d(stem, stem, 3, padding=1))
         self.ups = nn.ModuleList(UpBlock(outs[i], stem, outs[i + 1]) for i in range(config.refine_scales))
         self.head = nn.Conv2d(outs[-1], 1, 1)
+
+    def inputs(
+        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
+    ) -> tuple[Any, ...]:
+        return x, features.levels, features.final, target.class_rows(classes)
 
     def forward(
         self,
@@ -61,7 +73,7 @@ class FeatureExplainer(nn.Module):
         """
         grid = final.shape[-2:]
         tokens = sum(
-            F.interpolate(project(level), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
+            F.interpolate(project(level).float(), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
             if level.shape[-2:] != grid
             else project(level)
             for project, level in zip(self.levels, levels, strict=True)
@@ -84,19 +96,19 @@ def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> F
     return (lens - lens.mean(dim=(2, 3), keepdim=True)) / (lens.std(dim=(2, 3), keepdim=True, correction=0) + 1e-6)
 
 
-def explain(
-    explainer: nn.Module, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures,
-    classes: Int[Tensor, "B"],
-) -> Float[Tensor, "B 1 H W"]:  # fmt: skip
-    """Maps of the given classes from features that are already there."""
-    return explainer(x, features.levels, features.final, target.class_rows(classes))
+def build_explainer(config: ExplainerConfig, target: Target, backbone: Backbone | None = None) -> ExplainerNetwork:
+    """An untrained explainer that fits the target; its weights follow torch's global seed.
 
+    Args:
+        backbone: of a `dpt` explainer, where it is already there; by its configuration where None.
 
-def build_explainer(config: ExplainerConfig, target: Target) -> FeatureExplainer:
-    """An untrained explainer that fits the target; its weights follow torch's global seed."""
-    size = target.image_size
-    with torch.no_grad():
-        features = target.features(torch.zeros(1, 3, size, size, device=target.mean.device), config.levels)
+    Raises:
+        TargetError: the target's features cannot be read, or the backbone cannot be had.
+    """
+    if isinstance(config, DptConfig):
+        return DptExplainer(config, target.num_classes, backbone or build_backbone(config.backbone))
+    features = target.probe(config.levels)
+    assert features.final is not None
     row = target.classifier_weight.shape[1]
     channels = tuple(level.shape[1] for level in features.levels)
     return FeatureExplainer(config, channels, row, lens=features.final.shape[1] == row)

@@ -1,18 +1,31 @@
-"""A trained explainer on disk: explainer.safetensors (weights) and explainer.json (how it was trained)."""
+"""A trained explainer on disk: explainer.safetensors (what was trained) and explainer.json (how).
+
+The frozen backbone of a `dpt` explainer is not among the trained weights. With source: pretrained the folder names it
+(timm's name with its tag; timm fetches it, once per machine). Weights from anywhere else might not be there later, so
+the folder gets its own backbone.safetensors. Either way explainer.json holds the weights' SHA-256, and other weights
+under the same name are refused.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from aha_core.config import ExplainerConfig, PerturbationConfig, RankingConfig
+from aha_core.config import DptConfig, ExplainerConfig, PerturbationConfig, RankingConfig, parse_explainer
 from aha_core.errors import AttributionError
-from aha_core.explainer.model import FeatureExplainer, build_explainer
+from aha_core.explainer.backbone import Backbone, build_backbone
+from aha_core.explainer.base import ExplainerNetwork
+from aha_core.explainer.dpt import DptExplainer
+from aha_core.explainer.model import build_explainer
 from aha_core.files import atomic_json, atomic_safetensors
 from aha_core.targets import Target
+
+BACKBONE = "backbone.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,36 +42,47 @@ class Training:
     perturbation: PerturbationConfig
 
 
-def save_explainer(folder: Path, network: FeatureExplainer, training: Training) -> None:
-    """Write both files, each whole or not at all; the target is saved apart."""
+def save_explainer(folder: Path, network: ExplainerNetwork, training: Training) -> None:
+    """Write the files, each whole or not at all; the target is saved apart."""
     atomic_safetensors(folder / "explainer.safetensors", network.state_dict())
-    facts = {
+    facts: dict[str, Any] = {
         "target": training.target,
         "seed": training.seed,
         "explainer": training.explainer.model_dump(mode="json"),
         "ranking": training.ranking.model_dump(mode="json"),
         "perturbation": training.perturbation.model_dump(mode="json"),
     }
+    if isinstance(network, DptExplainer) and isinstance(training.explainer, DptConfig):
+        facts["backbone_sha256"] = network.backbone.digest()
+        if training.explainer.backbone.source != "pretrained":
+            atomic_safetensors(folder / BACKBONE, network.backbone.model.state_dict())
     atomic_json(folder / "explainer.json", facts)
 
 
-def load_explainer(folder: Path, target: Target) -> tuple[FeatureExplainer, Training]:
+def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Training]:
     """Read what `save_explainer` wrote.
 
     Raises:
-        AttributionError: files are missing, or the weights were trained for another target's features.
+        AttributionError: files are missing or of another version, the weights were trained for another target's
+            features, or the backbone has other weights than in training.
+        TargetError: the backbone cannot be had.
     """
     if not (folder / "explainer.json").is_file():
         raise AttributionError(f"no explainer in {folder}; run `aha train` first")
     facts = json.loads((folder / "explainer.json").read_text())
-    training = Training(
-        target=facts["target"],
-        seed=facts["seed"],
-        explainer=ExplainerConfig.model_validate(facts["explainer"]),
-        ranking=RankingConfig.model_validate(facts["ranking"]),
-        perturbation=PerturbationConfig.model_validate(facts["perturbation"]),
-    )
-    network = build_explainer(training.explainer, target)
+    try:
+        training = Training(
+            target=facts["target"],
+            seed=facts["seed"],
+            explainer=parse_explainer(facts["explainer"]),
+            ranking=RankingConfig.model_validate(facts["ranking"]),
+            perturbation=PerturbationConfig.model_validate(facts["perturbation"]),
+        )
+    except (KeyError, ValidationError) as error:
+        raise AttributionError(
+            f"{folder / 'explainer.json'} is of another version of AHA; run `aha train` again ({error})"
+        ) from error
+    network = build_explainer(training.explainer, target, _backbone(folder, training, facts))
     try:
         network.load_state_dict(load_file(folder / "explainer.safetensors"))
     except RuntimeError as error:
@@ -66,3 +90,16 @@ def load_explainer(folder: Path, target: Target) -> tuple[FeatureExplainer, Trai
             f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"
         ) from error
     return network, training
+
+
+def _backbone(folder: Path, training: Training, facts: dict[str, Any]) -> Backbone | None:
+    if not isinstance(training.explainer, DptConfig):
+        return None
+    config = training.explainer.backbone
+    backbone = build_backbone(config, own_copy=folder / BACKBONE)
+    if backbone.digest() != facts.get("backbone_sha256"):
+        raise AttributionError(
+            f"the explainer in {folder} was trained on other weights of {config.name} than those found now; put the "
+            f"safetensors file of the training there as {BACKBONE}"
+        )
+    return backbone

@@ -1,5 +1,6 @@
 """A small workspace with prepared data and a target, made once by the real stages."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import yaml
 
 from stages.context import Context
 from tests.conftest import small_params
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    """Stages take all cores; the tests after them must not, they run beside each other."""
+    import torch
+
+    yield
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

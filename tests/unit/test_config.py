@@ -72,3 +72,33 @@ def test_paths_expand_variables_and_name_an_unset_one(monkeypatch):
     assert expand_path("$AHA_TEST_ROOT/x", "data.folder.root") == Path("/somewhere/x")
     with pytest.raises(ConfigError, match=r"data.folder.root.*AHA_NOT_SET.*export AHA_NOT_SET"):
         expand_path("${AHA_NOT_SET}/x", "data.folder.root")
+
+
+def test_kinds_of_explainer(raw):
+    dpt = load_params(ROOT / "configs/embedded-paper.yaml")
+    assert dpt.explainer.kind == "dpt" and dpt.explainer.levels == ()
+    raw["explainer"]["wdith"] = 3
+    with pytest.raises(ConfigError, match=r"unknown parameter explainer.wdith = 3; allowed here: depth, kind, levels"):
+        parse_params(raw)
+    raw["explainer"] = {"kind": "dtp"}
+    with pytest.raises(ConfigError, match=r"explainer.kind = 'dtp': expected features or dpt"):
+        parse_params(raw)
+    raw["explainer"] = {"width": 3}
+    with pytest.raises(ConfigError, match=r"missing parameter explainer.kind: expected features or dpt"):
+        parse_params(raw)
+    raw["explainer"] = dpt.model_dump(mode="json")["explainer"]
+    raw["explainer"]["backbone"]["name_"] = "x"
+    with pytest.raises(ConfigError, match=r"unknown parameter explainer.backbone.name_ = 'x'; allowed here: c"):
+        parse_params(raw)
+    del raw["explainer"]["backbone"]["name_"], raw["explainer"]["backbone"]["name"]
+    with pytest.raises(ConfigError, match=r"missing parameter explainer.backbone.name"):
+        parse_params(raw)
+    raw["explainer"]["backbone"] |= {"name": "x", "image_size": 32}
+    with pytest.raises(ConfigError, match=r"image_size 32 must be data.image_size 64"):
+        parse_params(raw)
+
+
+def test_class_embeddings_need_a_trained_tower(raw):
+    raw["target"]["zero_shot"]["embeddings"] = "x.safetensors"
+    with pytest.raises(ConfigError, match=r"zero_shot.embeddings needs a trained tower"):
+        parse_params(raw)

@@ -1,0 +1,44 @@
+"""The stage `target` with a tower and class embeddings."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from aha_core.errors import TargetError
+from aha_core.targets import Target
+from stages import target
+from stages.context import Context
+
+
+@pytest.fixture
+def tower(workspace, change):
+    """A CLIP-like tower with a projection to 24 numbers, as a local file."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", img_size=32, num_classes=24).state_dict(), workspace / "tower.safetensors")
+    change(
+        "target", source="checkpoint", name="test_vit", checkpoint=str(workspace / "tower.safetensors"),
+        zero_shot={"embeddings": str(workspace / "text.safetensors"), "temperature": 0.01},
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("tower")
+def test_class_embeddings_make_a_target(workspace):
+    torch.manual_seed(1)
+    save_file({"text": torch.randn(8, 24)}, workspace / "text.safetensors")
+    ctx = Context.create(workspace)
+    target.run(ctx)
+    loaded = Target.load(ctx.paths.target)
+    assert loaded.num_classes == 8 and loaded.classifier_weight.shape == (8, 64)
+    facts = json.loads((ctx.paths.target / "target.json").read_text())
+    assert facts["zero_shot"] == {"temperature": 0.01, "embedding": 24, "projection": 24}
+    assert facts["summary"]["row"] == 64 and facts["summary"]["native_size"] == 160
+
+
+@pytest.mark.usefixtures("tower")
+def test_embeddings_without_names_must_be_as_many_as_the_datas_classes(workspace):
+    save_file({"text": torch.randn(3, 24)}, workspace / "text.safetensors")
+    with pytest.raises(TargetError, match=r"3 embeddings, the data 8 classes; name them in the file's metadata"):
+        target.run(Context.create(workspace))
