@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,7 @@ from aha_core.precision import has_bf16
 from aha_core.ranking import RELAXATIONS
 from aha_core.selection import evaluation_indices
 from aha_core.targets import Target
+from stages.backbone import with_backbone
 from stages.context import Context
 
 GRADIENT_GRIDS = (7, 14)  # where the Monte-Carlo estimate of the hard gradient is affordable
@@ -88,7 +89,8 @@ def training(ctx: Context, against: Path, out: Path, minutes: float, images: int
             raise ConfigError(f"{against.name} has another section `{section}` than params.yaml: not the same problem")
     _target_and_images(ctx, "train")  # missing data is an error before hours of training
     costs, quality = [], []
-    for name, params in presets.items():
+    for name, given in presets.items():
+        params = with_backbone(replace(ctx, params=given))
         if batch_size is not None:
             params = params.model_copy(update={"train": params.train.model_copy(update={"batch_size": batch_size})})
         job = (params, str(ctx.paths.data), str(ctx.paths.target), ctx.device)
