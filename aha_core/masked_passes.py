@@ -66,8 +66,11 @@ class MaskedPasses:
         """Class probabilities, and their gradients with respect to the images."""
         images = images.detach().requires_grad_(with_gradient)
         with torch.set_grad_enabled(with_gradient):
-            with autocast(images.device, self.precision), plain_attention(self.target, with_gradient):
-                logits = self.target(images)
+            with autocast(images.device, self.precision):
+                # The fused kernel's backward pass in bf16 is slower than plain attention's on CPUs: `aha bench passes`.
+                slow = with_gradient and torch.is_autocast_enabled("cpu")
+                with plain_attention(self.target, active=slow):
+                    logits = self.target(images)
             scores = logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
             gradient = torch.autograd.grad(scores.sum(), images)[0] if with_gradient else None
         return scores.detach(), gradient

@@ -104,10 +104,7 @@ class Target(nn.Module):
         return reading.classifier_rows(self.model, self.name)
 
     def prefer_fast_layout(self) -> None:
-        """Channels-last weights for convolutional models: a masked pass with gradient takes 0.75 of the time on CPUs.
-
-        Transformers have no convolution worth it.
-        """
+        """Channels-last weights for convolutional models: faster passes (`aha bench passes`)."""
         if not self.num_prefix_tokens:
             self.model.to(memory_format=torch.channels_last)
 
@@ -185,13 +182,9 @@ class Target(nn.Module):
 
 
 @contextmanager
-def plain_attention(target: nn.Module, active: bool) -> Iterator[None]:
-    """Attention as two products and a softmax where the fused kernel is slower: its backward pass in bf16 on CPUs.
-
-    There a masked pass with gradient takes 0.73 of the fused kernel's time (`aha bench train`). Restores the model.
-    """
-    slow = active and torch.is_autocast_enabled("cpu")
-    fused: list[Any] = [one for one in target.modules() if getattr(one, "fused_attn", False)] if slow else []
+def plain_attention(model: nn.Module, active: bool) -> Iterator[None]:
+    """While active, attention as two products and a softmax instead of the fused kernel; restores the model."""
+    fused: list[Any] = [one for one in model.modules() if getattr(one, "fused_attn", False)] if active else []
     try:
         for one in fused:
             one.fused_attn = False

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from aha_core.benchmarks.hard_gradient import Problem, estimate
 from aha_core.benchmarks.measure import in_fresh_process
+from aha_core.benchmarks.passes import benchmark_passes
 from aha_core.benchmarks.ranking import benchmark, gradient_agreement
 from aha_core.benchmarks.training import HeldOut, StepCost, Trainer, quality_over_time, step_cost, steps_within
 from aha_core.config import Params, load_params
@@ -112,6 +113,25 @@ def training(ctx: Context, against: Path, out: Path, minutes: float, images: int
     atomic_json(out / "train.json", facts(ctx) | {"minutes": minutes, "images": images})
     ctx.console.print(_cost_table(table))
     ctx.say(f"wrote the results to {out}")
+
+
+def passes(ctx: Context, out: Path, images: int, compiled: bool) -> None:
+    """Table of the ways to run a masked pass on the pipeline's target."""
+    target, _, _ = _target_and_images(ctx, "test")
+    torch.set_num_threads(ctx.threads)
+    with ctx.console.status("masked passes"):
+        rows = list(benchmark_passes(target, images, torch.device(ctx.device), compiled, ctx.params.seed))
+    out.mkdir(parents=True, exist_ok=True)
+    save_csv(pd.DataFrame(rows), out / "passes.csv")
+    atomic_json(out / "passes.json", facts(ctx) | {"images": images})
+    shown = Table("variant", "forward, ms/image", "with gradient, ms/image", box=None)
+    for row in rows:
+        cells = (
+            [str(row["skipped"])] if "skipped" in row else [f"{row[k]:.2f}" for k in ("forward_ms", "with_gradient_ms")]
+        )
+        shown.add_row(str(row["variant"]), *cells)
+    ctx.console.print(shown)
+    ctx.say(f"wrote passes.csv and passes.json to {out}")
 
 
 def trainer_on(params: Params, data: str, target: str, device: str) -> Trainer:

@@ -171,6 +171,22 @@ def bench_train(
     training(Context.create(Path.cwd(), params, workers, device), against, out, minutes, images, batch_size)
 
 
+@bench.command("passes")
+def bench_passes(
+    out: BenchOut = Path("outputs/bench"),
+    images: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 16,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile (minutes).")] = False,
+    params: ParamsFile = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Cost of a masked pass through the target, by number format, layout and attention kernel."""
+    from stages.bench import passes
+    from stages.context import Context
+
+    passes(Context.create(Path.cwd(), params, workers, device), out, images, compiled)
+
+
 study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
 app.add_typer(study, name="study", rich_help_panel="Research")
 

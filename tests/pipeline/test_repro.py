@@ -106,6 +106,8 @@ def test_benchmarks_and_study_run_on_the_pipelines_own_outputs(checkout, monkeyp
     rows = pd.read_csv(checkout / "outputs/bench/ranking.csv")
     assert set(rows.method) == set(RELAXATIONS)
     assert rows[["seconds", "peak_mb", "residual", "soft_hard", "cosine"]].notna().all().all()
+    call(checkout, *aha, "bench", "passes", "--images", "2")
+    assert len(pd.read_csv(checkout / "outputs/bench/passes.csv")) == 5
     train = ("bench", "train", "--against", "outputs/paper.yaml", "--minutes", "0.02", "--images", "4")
     call(checkout, *aha, *train, "--workers", "2")
     costs = pd.read_csv(checkout / "outputs/bench/train.csv").set_index("preset")

@@ -9,6 +9,7 @@ import torch
 from aha_core.benchmarks.correlation import soft_hard_correlation
 from aha_core.benchmarks.hard_gradient import estimate
 from aha_core.benchmarks.measure import available_gb, in_fresh_process, peak_mb, seconds
+from aha_core.benchmarks.passes import benchmark_passes
 from aha_core.benchmarks.ranking import benchmark, measure_cost
 from aha_core.benchmarks.training import HeldOut, Trainer, quality_over_time, step_cost, steps_within
 from aha_core.config import RankingConfig, parse_params
@@ -98,6 +99,24 @@ def test_soft_scores_follow_hard_ones_more_closely_as_tau_falls():
     assert found[2].scores > 0.9999
     assert abs(found[2].bias_deletion) < 1e-3
     assert found[0].deletion < 0.99
+
+
+def test_passes_are_timed_by_variant_and_the_target_is_left_alone(monkeypatch):
+    torch.manual_seed(0)
+    target = Target("vit_convstem_mini", create_model("vit_convstem_mini", 8, 32), 32, [str(i) for i in range(8)])
+    before = target(torch.ones(1, 3, 32, 32))
+    rows = pd.DataFrame(benchmark_passes(target, 2, CPU, compiled=False, seed=0)).set_index("variant")
+    assert len(rows) == 5
+    assert (rows[["forward_ms", "with_gradient_ms"]] > 0).all().all()
+    assert torch.equal(target(torch.ones(1, 3, 32, 32)), before)
+    monkeypatch.setattr("aha_core.benchmarks.passes.torch.compile", lambda model: Refusing())
+    last = list(benchmark_passes(target, 2, CPU, compiled=True, seed=0))[-1]
+    assert last == {"variant": "bf16, compiled", "skipped": "RuntimeError: no compiler"}
+
+
+class Refusing(torch.nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no compiler\nwith details")
 
 
 @pytest.fixture(scope="module")

@@ -118,22 +118,32 @@ def test_auto_precision_is_bf16_exactly_where_it_is_native():
         assert not torch.is_autocast_enabled("cpu")
 
 
-def test_plain_attention_only_for_bf16_gradients_and_restored_after_an_error(target):
-    blocks = target.model.blocks
+class Watched(Target):
+    """Notes whether the target's attention was fused in each pass."""
 
-    def fused():
-        return [block.attn.fused_attn for block in blocks]
+    def __init__(self, target):
+        torch.nn.Module.__init__(self)
+        self.inner, self.fused = target, []
 
-    before = fused()
-    assert all(before)
-    with plain_attention(target, active=True):
-        assert all(fused())
-    with autocast(CPU, "bf16"), plain_attention(target, active=False):
-        assert all(fused())
-    with pytest.raises(KeyError), autocast(CPU, "bf16"), plain_attention(target, active=True):
-        assert not any(fused())
+    def forward(self, x):
+        self.fused.append(all(block.attn.fused_attn for block in self.inner.model.blocks))
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gradient", "fused"), [("fp32", True, True), ("bf16", True, False), ("bf16", False, True)]
+)
+def test_attention_is_plain_for_bf16_gradients_alone(target, precision, gradient, fused):
+    watched = Watched(target)
+    MaskedPasses(watched, precision, 1.0).score_and_gradient(inputs()[0], torch.zeros(3, dtype=torch.long), gradient)
+    assert watched.fused == [fused]
+
+
+def test_plain_attention_is_restored_after_an_error(target):
+    with pytest.raises(KeyError), plain_attention(target, active=True):
+        assert not any(block.attn.fused_attn for block in target.model.blocks)
         raise KeyError
-    assert fused() == before
+    assert all(block.attn.fused_attn for block in target.model.blocks)
 
 
 def test_bf16_gradients_point_the_same_way(target):
