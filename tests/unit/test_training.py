@@ -90,6 +90,16 @@ def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset)
     assert all(weight.grad is None for weight in target.parameters())
 
 
+@pytest.mark.parametrize("method", ["soft_topk", "transport", "lapsum"])
+def test_maps_train_at_pixel_resolution(params, dataset, target, method):
+    size = params.data.image_size
+    changes = {"method": method, "grid_min": size, "grid_max": size, "noise": False}
+    params = params.model_copy(update={"ranking": params.ranking.model_copy(update=changes)})
+    state = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu")))
+    assert all(0 < row["gradient_norm"] < 1e3 for row in state.curve)
+    assert state.step == params.train.steps
+
+
 def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, target):
     images, labels = dataset.batch(range(4))
     state = new_state(params, target, torch.device("cpu"))
