@@ -71,13 +71,16 @@ def settings() -> list[Setting]:
     def grid(low: int, high: int) -> Setting:
         return Setting("grid", f"{low} to {high}", {"ranking.grid_min": low, "ranking.grid_max": high})
 
-    fixed = {"objective.fractions": 16, "objective.sampling": "grid", "train.steps": STEPS * 2 // 14}
+    def fixed(count: int) -> Setting:
+        changes = {"objective.fractions": count, "objective.sampling": "grid"}
+        return Setting("fractions", f"fixed grid of {count}", changes | {"train.steps": STEPS * 2 // (count - 2)})
+
     return [
         *(relaxation(method, noise=method == "gumbel_sinkhorn") for method in RELAXATIONS),
         relaxation("transport", noise=True),
         *(tau(*pair) for pair in ((1.0, 0.3), (0.65, 0.15), (0.4, 0.1), (0.65, 0.05), (0.3, 0.3), (0.15, 0.15))),
         *(fractions(count) for count in (1, 2, 4, 8)),
-        Setting("fractions", "fixed grid of 16", fixed),
+        *(fixed(count) for count in (4, 8, 16)),
         *(grid(*pair) for pair in ((7, 7), (7, 14), (7, 28), (28, 28), (7, 64))),
     ]
 
