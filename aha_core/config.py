@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 ReferenceName = Literal["black", "mean", "blur"]
+EvaluationReference = Literal["black", "mean", "blur", "noise"]
 ClassRole = Literal["predicted", "runner_up", "label"]
 TrainingRole = Literal["predicted", "runner_up", "label", "second"]
 
@@ -157,7 +158,7 @@ class RefineConfig(Section):
 class EvaluateConfig(Section):
     images: Count = Field(description="test images evaluated, spread evenly over the split")
     classes: Annotated[tuple[ClassRole, ...], Field(min_length=1)] = Field(description="classes explained and scored")
-    references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(description="reference images")
+    references: Annotated[tuple[EvaluationReference, ...], Field(min_length=1)] = Field(description="reference images")
     points: Annotated[int, Field(ge=3)] = Field(description="points of a curve, both ends included")
     methods: tuple[str, ...] = Field(description="baselines by name; `aha methods` lists them")
     ig_steps: Count = Field(description="steps of Integrated Gradients")

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aha_core.config import ClassRole, PerturbationConfig, ReferenceName
+from aha_core.config import ClassRole, EvaluationReference, PerturbationConfig
 from aha_core.metrics import (
     area_share,
     curve_fractions,
@@ -27,7 +27,7 @@ from aha_core.metrics import (
     rank_accuracy,
     removal_order,
 )
-from aha_core.perturbation import reference_images
+from aha_core.references import evaluation_reference
 from aha_core.selection import ImageBatch
 from aha_core.summary import OURS, headline
 from aha_core.targets import Target
@@ -83,7 +83,7 @@ class ChunkEvaluator:
         batch: ImageBatch,
         role: ClassRole,
         classes: Int[Tensor, "B"],
-        references: tuple[ReferenceName, ...],
+        references: tuple[EvaluationReference, ...],
         perturbation: PerturbationConfig,
         points: int,
         batch_size: int,
@@ -94,7 +94,7 @@ class ChunkEvaluator:
         self.seeds = [seed * 1_000_003 + index for index in batch.indices]
         self.counts, fractions = curve_fractions(points, batch.x.shape[-2] * batch.x.shape[-1])
         scores.fractions = fractions.numpy()
-        self.references = {name: reference_images(batch.x, name, perturbation) for name in references}
+        self.references = {name: evaluation_reference(batch.x, name, perturbation, self.seeds) for name in references}
         self.ends = {
             name: endpoint_scores(target.probabilities, batch.x, classes, reference, batch_size)
             for name, reference in self.references.items()

@@ -12,6 +12,7 @@ def contract_lines(config: EvaluateConfig, perturbation: PerturbationConfig) -> 
         "black": "black (0 in pixel space)",
         "mean": f"mean colour ({mean})",
         "blur": f"Gaussian blur (kernel {perturbation.blur_kernel}, σ {perturbation.blur_sigma:g} px, reflect padding)",
+        "noise": "uniform noise (one seeded draw per image)",
     }
     roles = ", ".join(role.replace("_", " ") for role in config.classes)
     return (
