@@ -162,7 +162,11 @@ class EvaluateConfig(Section):
     points: Annotated[int, Field(ge=3)] = Field(description="points of a curve, both ends included")
     methods: tuple[str, ...] = Field(description="baselines by name; `aha methods` lists them")
     ig_steps: Count = Field(description="steps of Integrated Gradients")
-    rise_masks: Count = Field(description="random masks of RISE per image")
+    rise_masks: Count = Field(description="random masked images per map: RISE, Kernel SHAP and LIME alike")
+    patch_grid: Annotated[int, Field(ge=2)] = Field(
+        description="side of the grid of occlusion, Kernel SHAP, LIME and the greedy order, cells"
+    )
+    mask_steps: Count = Field(description="optimisation steps of extremal masks")
     bootstrap: Count = Field(description="bootstrap resamples of the confidence intervals")
     gallery: Count = Field(description="images whose maps are kept for the report")
 

@@ -74,6 +74,8 @@ def baselines(ctx: Context, target: Target) -> dict[str, Attributor]:
         seed=params.seed,
         ig_steps=params.evaluate.ig_steps,
         rise_masks=params.evaluate.rise_masks,
+        patch_grid=params.evaluate.patch_grid,
+        mask_steps=params.evaluate.mask_steps,
         batch_size=params.resources.batch_size,
         reference=lambda x: reference_images(x, "black", params.perturbation),
     )

@@ -28,14 +28,18 @@ class BaselineSettings:
 
     seed: of random maps, noise and masks.
     ig_steps: steps of Integrated Gradients.
-    rise_masks: random masks of RISE per image.
+    rise_masks: random masked images per map, the same budget for RISE, Kernel SHAP and LIME.
+    patch_grid: cells per side of the patches of occlusion, Kernel SHAP, LIME and the greedy order.
+    mask_steps: optimisation steps of extremal masks.
     batch_size: images per pass through the target.
-    reference: images in [0, 1] to their reference images, for Integrated Gradients.
+    reference: images in [0, 1] to their reference images, for methods that remove or interpolate.
     """
 
     seed: int
     ig_steps: int
     rise_masks: int
+    patch_grid: int
+    mask_steps: int
     batch_size: int
     reference: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 3 H W"]]
 
