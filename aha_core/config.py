@@ -164,7 +164,7 @@ class EvaluateConfig(Section):
     ig_steps: Count = Field(description="steps of Integrated Gradients")
     rise_masks: Count = Field(description="random masked images per map: RISE, Kernel SHAP and LIME alike")
     patch_grid: Annotated[int, Field(ge=2)] = Field(
-        description="side of the grid of occlusion, Kernel SHAP, LIME and the greedy order, cells"
+        description="side of the grid of occlusion, Kernel SHAP, LIME, extremal masks and greedy order, cells"
     )
     mask_steps: Count = Field(description="optimisation steps of extremal masks")
     bootstrap: Count = Field(description="bootstrap resamples of the confidence intervals")

@@ -29,7 +29,7 @@ class BaselineSettings:
     seed: of random maps, noise and masks.
     ig_steps: steps of Integrated Gradients.
     rise_masks: random masked images per map, the same budget for RISE, Kernel SHAP and LIME.
-    patch_grid: cells per side of the patches of occlusion, Kernel SHAP, LIME and the greedy order.
+    patch_grid: cells per side of the patches of occlusion, Kernel SHAP, LIME, extremal masks and the greedy order.
     mask_steps: optimisation steps of extremal masks.
     batch_size: images per pass through the target.
     reference: images in [0, 1] to their reference images, for methods that remove or interpolate.

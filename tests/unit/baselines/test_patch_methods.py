@@ -151,12 +151,12 @@ def test_extremal_masks_keep_what_the_class_needs(patches):
         """Class 1 is the light of the upper left quadrant."""
 
         def forward(self, x: Tensor) -> Tensor:
-            logit = 8 * x[..., :14, :14].mean(dim=(1, 2, 3)) - 3
+            logit = 4 * x[..., :14, :14].mean(dim=(1, 2, 3)) - 1.6
             return torch.stack([-logit, logit], dim=1)
 
     images = torch.full((1, 3, 28, 28), 0.8)
     target = Target("corner", Corner(), 28, ["a", "b"])
-    maps = make_baseline("extremal", target, patches).attribute(images, torch.tensor([1]))
+    maps = make_baseline("extremal", target, replace(patches, patch_grid=4)).attribute(images, torch.tensor([1]))
     inside = maps[..., :13, :13].mean()
     outside = maps[..., 15:, 15:].mean()
     assert inside > 2 * outside and maps.min() >= 0 and maps.max() <= 1
