@@ -22,6 +22,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 ReferenceName = Literal["black", "mean", "blur"]
 EvaluationReference = Literal["black", "mean", "blur", "noise"]
+MeasureName = Literal["mas", "saco", "single_deletion", "pos_neg", "road", "sparseness"]
+SliceName = Literal["confidence", "correct", "class", "label", "object_size", "off_centre"]
 ClassRole = Literal["predicted", "runner_up", "label"]
 TrainingRole = Literal["predicted", "runner_up", "label", "second"]
 
@@ -160,6 +162,18 @@ class EvaluateConfig(Section):
     classes: Annotated[tuple[ClassRole, ...], Field(min_length=1)] = Field(description="classes explained and scored")
     references: Annotated[tuple[EvaluationReference, ...], Field(min_length=1)] = Field(description="reference images")
     points: Annotated[int, Field(ge=3)] = Field(description="points of a curve, both ends included")
+    measures: tuple[MeasureName, ...] = Field(
+        description="what is measured besides deletion, insertion and, where there are masks, localisation"
+    )
+    slices: tuple[SliceName, ...] = Field(
+        description="columns by which scores are also shown; those that need masks are left out where there are none"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        description="autocast type of the target's passes in scoring; the error of bf16 is measured and stated"
+    )
+    max_failed: Fraction = Field(
+        description="share of a method's images without a usable map above which the exit is 1"
+    )
     methods: tuple[str, ...] = Field(description="baselines by name; `aha methods` lists them")
     ig_steps: Count = Field(description="steps of Integrated Gradients")
     rise_masks: Count = Field(description="random masked images per map: RISE, Kernel SHAP and LIME alike")

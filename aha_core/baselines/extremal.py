@@ -5,7 +5,7 @@
 
 for areas a = .05, .1, .2, .4, .6 of the image (the dual game: what m keeps suffices, what it leaves does not; the masks
 of the preservation game alone are small, but on ViT-Tiny the class survived their removal and SRG was below that of
-noise). r_a is the sorted 0/1 mask of the area, and its weight grows in T steps from .1 to 300. m = sigmoid of a patch
+noise). r_a is the sorted 0/1 mask of the area, and its weight grows in T steps from 1 to 300. m = sigmoid of a patch
 grid of values, enlarged bilinearly; Adam at rate .2. A pixel that is kept even at small areas ranks first. TorchRay,
 the authors' library, is stale and non-commercial, and enlarges with a smooth maximum.
 """
@@ -22,7 +22,7 @@ from aha_core.baselines.base import Baseline, BaselineSpec
 AREAS = (0.05, 0.1, 0.2, 0.4, 0.6)
 RATE = 0.2
 START = 0.9  # of all mask values: nearly the whole image, from which the penalty takes away
-PENALTY = (0.1, 300.0)  # of the area, at the first and at the last step
+PENALTY = (1.0, 300.0)  # of the area, at the first and at the last step
 
 
 class Extremal(Baseline):
