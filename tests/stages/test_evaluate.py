@@ -30,6 +30,9 @@ class Quiet:
     def log_metrics(self, metrics, step=0):
         Quiet.metrics = metrics
 
+    def finish(self):
+        pass
+
     def log_files(self, files, folder):
         assert all(file.is_file() for file in files)
 
@@ -192,3 +195,27 @@ def test_methods_that_do_not_apply_are_named_and_have_no_row(ctx, change, monkey
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
     assert summary["not_applicable"] == {"grad_cam": "needs a moon"}
     assert "grad_cam" not in summary["scores"]["predicted"]
+
+
+def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
+    from stages import report
+
+    change("evaluate", precision="bf16", max_failed=1.0)
+    ctx = Context.create(ctx.paths.root)
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+    holes = torch.tensor([torch.nan, 1.0]).repeat(2).view(-1, 1, 1, 1)  # every other image
+    monkeypatch.setattr(centre, "_maps", lambda self, x, classes: original(self, x, classes) * holes[: len(x)])
+    evaluate.run(ctx)
+    monkeypatch.setattr(report, "Tracker", Quiet)
+    (ctx.paths.plots / "training.csv").write_text("step,loss\n1,0.5\n2,0.4\n")
+    report.run(ctx)
+    html = (ctx.paths.report / "index.html").read_text()
+    assert (ctx.paths.report / "ranks.png").is_file()
+    for words in (
+        "Mean ranks",
+        "Centre gave no usable map for 3 of 6 images",
+        "Scored in bf16",
+        "MAS: curves penalised",
+    ):
+        assert words in html, words
