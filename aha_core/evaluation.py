@@ -29,7 +29,7 @@ from aha_core.measures import (
     localisation,
     tabulated,
 )
-from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
+from aha_core.metrics import curve_fractions, deletion_insertion, removal_order, tie_breaks
 from aha_core.references import evaluation_reference
 from aha_core.selection import ImageBatch
 from aha_core.summary import OURS, headline
@@ -111,8 +111,8 @@ class ChunkEvaluator:
         seeds = [seed * SEED_STREAM + index for index in batch.indices]
         score_fn = in_precision(target, config.precision)
         self.scene = Scene(score_fn, batch.x, classes, batch.labels, seeds, batch.masks, batch_size)
-        self.counts, fractions = curve_fractions(config.points, batch.x.shape[-2] * batch.x.shape[-1])
-        self.fractions = fractions.numpy()
+        self.counts, _ = curve_fractions(config.points, batch.x.shape[-2] * batch.x.shape[-1])
+        self.shuffles = tie_breaks(seeds, int(self.counts[-1])).to(batch.x.device)
         self.removals = {
             name: Removal(self.scene, evaluation_reference(batch.x, name, perturbation, seeds))
             for name in config.references
@@ -138,7 +138,7 @@ class ChunkEvaluator:
             keep: how many of the chunk's first maps go into the gallery.
             cost: handed through.
         """
-        ranked = Ranked(attempt.maps, removal_order(attempt.maps, self.scene.seeds, method))
+        ranked = Ranked(attempt.maps, removal_order(attempt.maps, self.scene.seeds, method, self.shuffles))
         facts = [one | {"method": method} for one in self._facts()]
         good = [place for place in range(len(facts)) if place not in attempt.errors]
         rows: list[list[dict[str, Any]]] = []

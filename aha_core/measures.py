@@ -81,7 +81,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A method's maps with their orders; with a reference also the curves at these counts."""
+    """A method's maps with their orders."""
 
     maps: Float[Tensor, "B 1 H W"]
     orders: Int[Tensor, "B N"]
@@ -125,13 +125,13 @@ def localisation(scene: Scene, ranked: Ranked) -> Columns:
         raise ValueError("localisation needs masks")
     maps, masks, seeds = ranked.maps, scene.masks, scene.seeds
     return {
-        "pointing": pointing_hit(maps, masks, seeds).double(),
+        "pointing": pointing_hit(maps, masks, seeds, ranked.orders).double(),
         "energy": energy_in_mask(maps, masks),
-        "rank_accuracy": rank_accuracy(maps, masks, seeds),
+        "rank_accuracy": rank_accuracy(maps, masks, seeds, ranked.orders),
         "best_iou": best_iou(maps, masks),
         "mean_iou": mean_threshold_iou(maps, masks),
         "average_precision": average_precision(maps, masks),
-        "boundary": boundary_alignment(maps, masks, seeds),
+        "boundary": boundary_alignment(maps, masks, seeds, orders=ranked.orders),
         "area": area_share(masks),
         "off_centre": off_centre(masks).double(),
     }

@@ -18,7 +18,9 @@ from aha_core.metrics.curves import (
     curve_fractions,
     deletion_insertion,
     endpoint_scores,
+    ranks_of,
     removal_order,
+    tie_breaks,
 )
 from aha_core.metrics.grid_pointing import Mosaics, cell_energy, choose_cells, mosaics, shrink
 from aha_core.metrics.imputation import impute
@@ -72,6 +74,7 @@ __all__ = [
     "perturbation_accuracy",
     "pointing_hit",
     "rank_accuracy",
+    "ranks_of",
     "removal_order",
     "road",
     "saco",
@@ -79,5 +82,6 @@ __all__ = [
     "single_deletion_correlation",
     "spearman",
     "ssim",
+    "tie_breaks",
     "unit_range",
 ]

@@ -17,26 +17,31 @@ from math import ceil, hypot
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import removal_order
+from aha_core.metrics.curves import ranks_of, removal_order
 
 Masks = Bool[Tensor, "B 1 H W"]
 DIAGONAL_SHARE = 0.008  # DAVIS
 
 
 def boundary_alignment(
-    maps: Float[Tensor, "B 1 H W"], masks: Masks, seeds: Sequence[int], radius: int | None = None
+    maps: Float[Tensor, "B 1 H W"],
+    masks: Masks,
+    seeds: Sequence[int],
+    radius: int | None = None,
+    orders: Int[Tensor, "B N"] | None = None,
 ) -> Float[Tensor, "B"]:
     """Boundary F of each map's top region, in [0, 1]; ties as in `removal_order` with the same seeds.
 
     Args:
         radius: pixels; 0.8 % of the diagonal where None.
+        orders: `removal_order` of the maps, where it is known.
 
     A mask that fills the image has no boundary, and neither has its region: F is 1.
     """
-    rank = removal_order(maps, seeds).argsort(dim=1).view_as(maps)
+    rank = ranks_of(removal_order(maps, seeds) if orders is None else orders).view_as(maps)
     region = rank < masks.flatten(1).sum(dim=1)[:, None, None, None]
     return boundary_f(region, masks, radius)
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction
+from aha_core.metrics.curves import ScoreFunction, ranks_of
 from aha_core.metrics.imputation import impute
 
 FRACTIONS = tuple(step / 10 for step in range(1, 10))
@@ -80,7 +80,7 @@ def road(
         torch.arange(2, device=device),
     )
     fields = torch.stack([_noise(images.shape[1:], seed) for seed in seeds]).to(images) * noise
-    ranks = orders.to(device).argsort(dim=1)
+    ranks = ranks_of(orders.to(device))
     scores = torch.zeros((2, len(images), len(fractions)), dtype=torch.float64, device=device)
     correct = torch.zeros_like(scores, dtype=torch.bool)
     with torch.no_grad():

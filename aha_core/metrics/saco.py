@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction
+from aha_core.metrics.curves import ScoreFunction, ranks_of
 
 GROUPS = 10  # the paper's K
 
@@ -44,7 +44,7 @@ def saco(
         raise ValueError(f"SaCo needs 2 to {pixels} groups, got {groups}")
     edges = torch.linspace(0, pixels, groups + 1, dtype=torch.float64).round().long()
     group_of_rank = torch.repeat_interleave(torch.arange(groups), edges.diff()).to(images.device)
-    group = group_of_rank[orders.argsort(dim=1).to(images.device)]
+    group = group_of_rank[ranks_of(orders.to(images.device))]
     salience = torch.zeros(len(maps), groups, dtype=torch.float64, device=images.device)
     salience.scatter_add_(1, group, maps.detach().flatten(1).double())
     drop = image_scores.double()[:, None] - _without_group(
