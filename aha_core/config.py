@@ -157,6 +157,19 @@ class RefineConfig(Section):
     grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid, cells")
 
 
+class ChecksConfig(Section):
+    """Checks that ask methods for new maps: grid pointing game, max-sensitivity, model randomisation."""
+
+    methods: tuple[str, ...] = Field(description="checked methods: baselines by name, aha for AHA in one pass")
+    images: Count = Field(description="images for max-sensitivity and model randomisation")
+    mosaics: Count = Field(description="most mosaics of each grid")
+    sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        description="cells per side of the grids; must divide the image"
+    )
+    draws: Count = Field(description="random shifts of max-sensitivity")
+    depths: Count = Field(description="measured steps of the cascade of randomised layers")
+
+
 class EvaluateConfig(Section):
     images: Count = Field(description="test images evaluated, spread evenly over the split")
     classes: Annotated[tuple[ClassRole, ...], Field(min_length=1)] = Field(description="classes explained and scored")
@@ -183,6 +196,7 @@ class EvaluateConfig(Section):
     mask_steps: Count = Field(description="optimisation steps of extremal masks")
     bootstrap: Count = Field(description="bootstrap resamples of the confidence intervals")
     gallery: Count = Field(description="images whose maps are kept for the report")
+    checks: ChecksConfig
 
 
 class ReportConfig(Section):

@@ -129,6 +129,21 @@ def summarise_localisation(rows: pd.DataFrame, resamples: int, seed: int) -> dic
     return table
 
 
+def summarise_checks(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Method to check to its mean with 95 % interval; of the cascade, one entry per randomised group."""
+    table: dict[str, Any] = {}
+    for (method, check), own in rows.groupby(["method", "check"], sort=False):
+        entry = table.setdefault(str(method), {})
+        if check == "failed":
+            entry["failed"] = own["detail"].iloc[0]
+        elif check in ("spearman", "ssim"):
+            groups = own.groupby("detail", sort=False)["value"]
+            entry[check] = {str(group): _interval(values, resamples, seed) for group, values in groups}
+        else:
+            entry[check] = _interval(own["value"], resamples, seed)
+    return table
+
+
 def summarise_cost(costs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Exact passes through the target per map, by method."""
     return {

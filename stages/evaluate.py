@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aha_core.attribution import Explainer
 from aha_core.baselines import BASELINES, BaselineSettings, make_baseline
+from aha_core.checks import check_method
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
 from aha_core.measures import in_precision
 from aha_core.perturbation import reference_images
 from aha_core.protocols import Attributor
 from aha_core.runtime import measured
+from aha_core.selection import evaluation_indices
 from aha_core.summary import OURS
 from aha_core.targets import Target
 from stages.context import Context
@@ -27,6 +31,8 @@ from stages.images import chunks, evaluated
 from stages.parts import PartStore, store_folder
 from stages.results import check_failures, collect, write
 from stages.tracking import Tracker
+
+POOL = 4  # images per cell of the mosaics, of which the most confident ones are taken
 
 
 def run(ctx: Context) -> None:
@@ -46,8 +52,9 @@ def run(ctx: Context) -> None:
     if again:
         ctx.say(f"{again} parts with failed images are tried again")
     error = score(ctx, target, methods, names, store)
+    checked = check(ctx, target, store)
     scores = collect(ctx, store, names, starts, target.image_size)
-    summary = write(ctx, scores, left_out, error, tracker)
+    summary = write(ctx, scores, checked, left_out, error, tracker)
     check_failures(summary, ctx.params.evaluate.max_failed)
     shutil.rmtree(store.folder)
 
@@ -93,6 +100,43 @@ def score(
     return error
 
 
+def check(ctx: Context, target: Target, store: PartStore) -> list[dict[str, Any]]:
+    """Rows of every checked method that applies; a method that was checked before the last kill is read back.
+
+    A method that fails has one row with the error.
+    """
+    params, config = ctx.params, ctx.params.evaluate.checks
+    dataset, indices = evaluated(ctx, "test")
+    pool = max(config.images, POOL * config.mosaics * max(config.sides, default=1) ** 2)
+    indices = [indices[place] for place in evaluation_indices(pool, len(indices))]
+    rows: list[dict[str, Any]] = []
+    images = dataset.batch(indices)[0].to(ctx.device).float() / 255
+    for name in ctx.progress(config.methods, len(config.methods), "checks"):
+        if name != "aha" and name in BASELINES and BASELINES[name].applies_to(target):
+            continue
+        found = store.load_check(name)
+        if found is None:
+            try:
+                found = list(
+                    check_method(
+                        maker(ctx, name), target, images, indices, config, params.resources.batch_size, params.seed
+                    )
+                )
+                store.save_check(name, found)
+            except Exception as error:  # a method may raise anything; an interrupt is no Exception
+                found = [{"check": "failed", "image": -1, "detail": str(error).splitlines()[0], "value": 0.0}]
+        rows += [{"method": name} | row for row in found]
+    return rows
+
+
+def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
+    """Builds a method for any target of the same kind: a baseline, or AHA in one pass."""
+    if name != "aha":
+        return lambda target: make_baseline(name, target, baseline_settings(ctx))
+    intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
+    return lambda target: Explainer(target, intact.network, intact.training)
+
+
 def stored(refined: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     """AHA's refined maps of a chunk as a method."""
     return lambda x, _classes: torch.from_numpy(refined.copy()).to(x.device)
@@ -120,8 +164,20 @@ def chunk_starts(ctx: Context, count: int) -> list[int]:
 
 def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
     """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
+    methods, left_out = {}, {}
+    for name in ctx.params.evaluate.methods:
+        reason = BASELINES[name].applies_to(target) if name in BASELINES else None
+        if reason:
+            ctx.say(f"{name} is left out: it {reason}")
+            left_out[name] = reason
+        else:
+            methods[name] = make_baseline(name, target, baseline_settings(ctx))
+    return methods, left_out
+
+
+def baseline_settings(ctx: Context) -> BaselineSettings:
     params = ctx.params
-    settings = BaselineSettings(
+    return BaselineSettings(
         seed=params.seed,
         ig_steps=params.evaluate.ig_steps,
         rise_masks=params.evaluate.rise_masks,
@@ -130,15 +186,6 @@ def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict
         batch_size=params.resources.batch_size,
         reference=lambda x: reference_images(x, "black", params.perturbation),
     )
-    methods, left_out = {}, {}
-    for name in params.evaluate.methods:
-        reason = BASELINES[name].applies_to(target) if name in BASELINES else None
-        if reason:
-            ctx.say(f"{name} is left out: it {reason}")
-            left_out[name] = reason
-        else:
-            methods[name] = make_baseline(name, target, settings)
-    return methods, left_out
 
 
 def refined_steps(ctx: Context, indices: list[int]) -> int:

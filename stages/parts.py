@@ -18,7 +18,7 @@ import numpy as np
 
 import aha_core
 from aha_core.evaluation import Part
-from aha_core.files import atomic_path
+from aha_core.files import atomic_json, atomic_path
 from stages.context import Context
 
 ROWS = ("rows", "free", "localisation", "failures", "cost")
@@ -62,6 +62,14 @@ class PartStore:
             curves = {name.removeprefix("curves/"): stored[name] for name in stored if name.startswith("curves/")}
             return Part(role=role, method=method, curves=curves, gallery=stored["gallery"], **texts)
 
+    def save_check(self, method: str, rows: list[dict[str, Any]]) -> None:
+        atomic_json(self.folder / f"check.{method}.json", rows)
+
+    def load_check(self, method: str) -> list[dict[str, Any]] | None:
+        """Rows of `save_check`, None where there are none yet."""
+        file = self.folder / f"check.{method}.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
     def drop_failed(self, roles: Iterable[str], starts: Iterable[int], methods: Iterable[str]) -> int:
         """Remove parts in which an image failed, so that they are tried again; returns how many."""
         places = [(role, start, method) for role in roles for start in starts for method in methods]
@@ -81,6 +89,7 @@ def store_folder(ctx: Context) -> Path:
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]
+    files += sorted(paths.explainer.iterdir()) if paths.explainer.is_dir() else []
     files += sorted(paths.refined.iterdir()) if paths.refined.is_dir() else []
     files += [file for pattern in CODE for file in sorted(package.glob(pattern))]
     for file in files:

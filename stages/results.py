@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from aha_core.errors import AttributionError
-from aha_core.evaluation import Scores
+from aha_core.evaluation import DIGITS, Scores
 from aha_core.files import atomic_json, atomic_path, atomic_text
 from aha_core.metrics import curve_fractions
 from aha_core.slices import slice_scores, with_facts
@@ -19,6 +19,7 @@ from aha_core.summary import (
     refinement_curve,
     srg_table,
     summarise,
+    summarise_checks,
     summarise_columns,
     summarise_cost,
     summarise_failures,
@@ -42,7 +43,12 @@ def collect(ctx: Context, store: PartStore, names: list[str], starts: list[int],
 
 
 def write(
-    ctx: Context, scores: Scores, left_out: dict[str, str], error: dict[str, float] | None, tracker: Tracker
+    ctx: Context,
+    scores: Scores,
+    checked: list[dict[str, Any]],
+    left_out: dict[str, str],
+    error: dict[str, float] | None,
+    tracker: Tracker,
 ) -> dict[str, Any]:
     """All outputs of the stage; returns the summary."""
     paths, config, seed = ctx.paths, ctx.params.evaluate, ctx.params.seed
@@ -50,6 +56,8 @@ def write(
     if "scores" not in tables:
         raise AttributionError(f"no method gave a usable map; the first error: {scores.failures[0]['error']}")
     rows, role = tables["scores"], config.classes[0]
+    if checked:
+        tables["checks"] = pd.DataFrame(checked).round(DIGITS)
     summary = compose(ctx, scores, tables) | {"not_applicable": left_out}
     if error:
         summary["precision"] = {"type": config.precision} | error
@@ -83,7 +91,7 @@ def write(
 def compose(ctx: Context, scores: Scores, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """The summary that metrics/evaluation.json holds; tables of one class role are those of the first."""
     config, seed, role = ctx.params.evaluate, ctx.params.seed, ctx.params.evaluate.classes[0]
-    first = {name: table[table["role"] == role] for name, table in tables.items()}
+    first = {name: table[table["role"] == role] for name, table in tables.items() if "role" in table}
     summary: dict[str, Any] = {
         "scores": summarise(tables["scores"], config.bootstrap, seed),
         "ranks": summarise_ranks(srg_table(tables["scores"], role), config.bootstrap, seed),
@@ -93,6 +101,8 @@ def compose(ctx: Context, scores: Scores, tables: dict[str, pd.DataFrame]) -> di
         summary["reference_free"] = summarise_columns(first["reference_free"], REFERENCE_FREE, config.bootstrap, seed)
     if "localisation" in first:
         summary["localisation"] = summarise_localisation(first["localisation"], config.bootstrap, seed)
+    if "checks" in tables:
+        summary["checks"] = summarise_checks(tables["checks"], config.bootstrap, seed)
     if scores.failures:
         summary["failures"] = summarise_failures(scores.failures, scores.maps_per_method())
     return summary

@@ -49,5 +49,6 @@ def small_params() -> dict:
         "bootstrap": 50,
         "gallery": 3,
     }
+    raw["evaluate"]["checks"] |= {"methods": ["aha", "centre"], "images": 2, "mosaics": 1, "draws": 1, "depths": 1}
     raw["report"] |= {"gallery": 3, "strip": 2}
     return raw

@@ -36,29 +36,31 @@ class Mosaics:
 def choose_cells(
     classes: Sequence[int], confidences: Sequence[float], side: int, count: int, seed: int
 ) -> list[list[int]]:
-    """Images for `count` mosaics: n^2 distinct classes each, the most confident images of a class first, none twice.
+    """Images for at most `count` mosaics: n^2 distinct classes each, a class's most confident images first, none twice.
 
     A class may return in another mosaic with another image. Which classes share a mosaic is a seeded draw that prefers
     classes with many images left, so that as many mosaics as possible can be filled.
 
-    Raises DataError where the images do not suffice.
+    Raises DataError where the images do not suffice for one.
     """
     best_last: dict[int, list[int]] = {}
     for place in sorted(range(len(classes)), key=lambda one: (confidences[one], -one)):
         best_last.setdefault(int(classes[place]), []).append(place)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for made in range(count):
+    for _ in range(count):
         left = [label for label in sorted(best_last) if best_last[label]]
         if len(left) < side * side:
-            raise DataError(
-                f"{len(classes)} images of {len(best_last)} classes fill {made} of {count} mosaics of {side} x {side} "
-                "different classes; ask for fewer mosaics or give more images"
-            )
+            break
         shuffled = [left[place] for place in torch.randperm(len(left), generator=generator).tolist()]
         shuffled.sort(key=lambda label: -len(best_last[label]))  # stable: ties stay shuffled
         cells = [best_last[label].pop() for label in shuffled[: side * side]]
         chosen.append([cells[place] for place in torch.randperm(len(cells), generator=generator).tolist()])
+    if not chosen:
+        raise DataError(
+            f"{len(classes)} images of {len(best_last)} classes do not fill one mosaic of {side} x {side} different "
+            "classes; give images of more classes or use a smaller grid"
+        )
     return chosen
 
 

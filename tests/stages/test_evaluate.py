@@ -10,7 +10,9 @@ import torch
 
 from aha_core.baselines import BASELINES
 from aha_core.errors import AttributionError
+from aha_core.explainer.storage import Training, save_explainer
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
+from aha_core.training import new_state
 from stages import evaluate
 from stages.context import Context
 from stages.images import evaluated
@@ -41,6 +43,8 @@ class Quiet:
 def ctx(workspace, change, monkeypatch) -> Context:
     monkeypatch.setattr(evaluate, "Tracker", Quiet)
     change("evaluate", methods=METHODS, measures=["mas"], slices=["correct"], points=3, bootstrap=10)
+    checks = {"methods": [], "images": 1, "mosaics": 1, "sides": [2], "draws": 1, "depths": 1}
+    change("evaluate", checks=checks)
     change("resources", batch_size=4, threads=1)
     return refined(workspace)
 
@@ -178,6 +182,59 @@ def test_failed_parts_are_tried_again(ctx, monkeypatch):
     monkeypatch.setattr(centre, "_maps", original)
     evaluate.run(ctx)
     assert not (ctx.paths.evaluation / "failures.parquet").exists()
+
+
+def test_checks_ask_methods_for_new_maps(ctx, change):
+    params = ctx.params
+    target = evaluate.Target.load(ctx.paths.target)
+    state = new_state(params, target, torch.device("cpu"))
+    training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
+    save_explainer(ctx.paths.explainer, state.average, training)
+    checks = {
+        "methods": ["aha", "centre", "grad_cam"],
+        "images": 2,
+        "mosaics": 2,
+        "sides": [2, 3],
+        "draws": 2,
+        "depths": 2,
+    }
+    change("evaluate", checks=checks, images=20)
+    ctx = refined(ctx.paths.root)
+    evaluate.run(ctx)
+    rows = pd.read_parquet(ctx.paths.evaluation / "checks.parquet")
+    assert set(rows["method"]) == {"aha", "centre", "grad_cam"}
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]
+    centre = summary["centre"]
+    assert centre["max_sensitivity"]["mean"] == 0 and all(one["mean"] == 1 for one in centre["spearman"].values())
+    for method in ("aha", "grad_cam"):
+        assert summary[method]["max_sensitivity"]["mean"] > 0
+        assert list(summary[method]["spearman"].values())[-1]["mean"] < 0.95
+        assert len(summary[method]["ssim"]) == 2
+    grid = rows[rows["check"] == "grid_2x2"]
+    if len(grid):  # whether the small target predicts four classes is up to its training
+        assert (grid.groupby(["method", "image"])["value"].count() == 4).all()
+        np.testing.assert_allclose(grid[grid["method"] == "centre"].groupby("image")["value"].sum(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, None])
+def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
+    change("evaluate", checks={"methods": ["centre"], "images": 1, "mosaics": 1, "sides": [], "draws": 1, "depths": 1})
+    ctx = Context.create(ctx.paths.root)
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+
+    def moved(self, x, classes):
+        if len(x) == 1:
+            if value is None:
+                raise RuntimeError("one image is not enough")
+            return original(self, x, classes) * value
+        return original(self, x, classes)
+
+    monkeypatch.setattr(centre, "_maps", moved)
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    words = "one image is not enough" if value is None else "not finite"
+    assert words in summary["checks"]["centre"]["failed"]
 
 
 def test_bf16_states_its_error(ctx, change):

@@ -17,6 +17,7 @@ from tests.stages.test_evaluate import Quiet, refined
 def ctx(workspace, change, monkeypatch) -> Context:
     monkeypatch.setattr(evaluate, "Tracker", Quiet)
     change("evaluate", methods=[], measures=["mas", "sparseness"], slices=[], points=3, bootstrap=10)
+    change("evaluate", checks={"methods": [], "images": 1, "mosaics": 1, "sides": [2], "draws": 1, "depths": 1})
     change("resources", batch_size=4, threads=1)
     return refined(workspace)
 

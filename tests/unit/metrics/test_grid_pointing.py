@@ -44,8 +44,11 @@ class TestChoice:
         assert any(chosen != choose_cells(self.classes, self.confidences, 2, 2, seed) for seed in range(1, 5))
 
     def test_too_few_classes(self):
-        with pytest.raises(DataError, match="9 images of 5 classes fill 0 of 1 mosaics of 3 x 3"):
+        with pytest.raises(DataError, match="9 images of 5 classes do not fill one mosaic of 3 x 3"):
             choose_cells(self.classes, self.confidences, 3, 1, seed=0)
+
+    def test_as_many_as_can_be_filled(self):
+        assert len(choose_cells(self.classes, self.confidences, 2, 9, seed=0)) == 2
 
     def test_cells_must_divide_the_image(self):
         with pytest.raises(DataError, match="64 x 64 pixels do not divide into 3 x 3"):
