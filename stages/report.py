@@ -17,9 +17,19 @@ from matplotlib.figure import Figure
 from aha_core import figures
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import display_names
-from aha_core.files import atomic_path
-from aha_core.report import Difference, Estimate, ReferenceRow, ReportContent, ReportFigure, ScoreRow, render_report
+from aha_core.files import atomic_path, atomic_text
+from aha_core.report import (
+    Difference,
+    Estimate,
+    ReferenceRow,
+    ReportContent,
+    ReportFigure,
+    ReportTable,
+    ScoreRow,
+    render_report,
+)
 from aha_core.report.contract import contract_lines
+from aha_core.report.tables import markdown, summary_tables
 from aha_core.summary import OURS, headline, per_image, ranks_of_summary, refinement_steps
 from stages.context import Context
 from stages.outputs import rebuild
@@ -39,6 +49,7 @@ class Results:
     localisation: dict[str, Any]
     ranks: dict[str, Any]
     notes: tuple[str, ...]
+    tables: tuple[ReportTable, ...]
     rows: pd.DataFrame
     curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     gallery: dict[str, np.ndarray]
@@ -49,9 +60,13 @@ class Results:
     @property
     def shown(self) -> list[str]:
         """AHA in one pass and refined, then the baselines from best to worst."""
-        ours = list(dict.fromkeys(headline(self.scores)))
-        others = [name for name in self.scores if not name.startswith(OURS)]
-        return ours + sorted(others, key=lambda name: -self.scores[name]["srg"]["mean"])
+        return in_order(self.scores)
+
+
+def in_order(scores: dict[str, Any]) -> list[str]:
+    ours = list(dict.fromkeys(headline(scores)))
+    others = [name for name in scores if not name.startswith(OURS)]
+    return ours + sorted(others, key=lambda name: -scores[name]["srg"]["mean"])
 
 
 def run(ctx: Context) -> None:
@@ -64,6 +79,7 @@ def run(ctx: Context) -> None:
             with atomic_path(out / f"{picture.id}.png") as temporary:
                 temporary.write_bytes(picture.png)
         render_report(content, out / "index.html")
+        atomic_text(out / "tables.md", markdown(results.tables, results.notes))
     tracker.log_files(sorted(ctx.paths.report.iterdir()), "report")
     tracker.finish()
     ctx.say(f"report: {ctx.paths.report.relative_to(ctx.paths.root)}/index.html")
@@ -89,6 +105,7 @@ def load(ctx: Context) -> Results:
         localisation=summary.get("localisation", {}),
         ranks=summary["ranks"],
         notes=notes(summary),
+        tables=summary_tables(summary, role, in_order(summary["scores"][role])),
         rows=rows,
         curves=curves,
         gallery={method: gallery[f"{role}/{method}"].astype(np.float32) for method in summary["scores"][role]},
@@ -208,6 +225,7 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
         reproduce=("git checkout <this commit>", "dvc repro"),
         versions={package: version(package) for package in PACKAGES},
         warnings=results.notes,
+        tables=results.tables,
         score_note="Intervals are 95 % bootstrap intervals over images; differences are AHA in one pass minus the "
         "method, paired by image, p values Holm-corrected.",
     )
