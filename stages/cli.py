@@ -139,9 +139,9 @@ def methods() -> None:
 
     from aha_core.baselines import BASELINES
 
-    table = Table("name", "passes", "what it does", box=None)
+    table = Table("name", "applies to", "passes", "what it does", box=None)
     for spec in BASELINES.values():
-        table.add_row(spec.name, spec.passes, spec.description)
+        table.add_row(spec.name, spec.families, spec.passes, spec.description)
     Console().print(table)
 
 

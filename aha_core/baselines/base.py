@@ -55,6 +55,7 @@ class BaselineSpec:
 
     passes: cost of one map, counted in forward passes of the target; a backward pass counts as two.
     applies_to: the reason why a target cannot be explained this way, or None.
+    families: the same for people.
     """
 
     name: str
@@ -62,6 +63,7 @@ class BaselineSpec:
     factory: Callable[[Target, BaselineSettings], Attributor]
     passes: str
     applies_to: Callable[[Target], str | None] = always_applies
+    families: str = "any classifier"
 
 
 class Baseline(ABC):

@@ -47,7 +47,9 @@ class LayerCAM(GradCAM):
 
 
 SPECS = tuple(
-    BaselineSpec(name, description, factory, passes="3", applies_to=needs_feature_map)
+    BaselineSpec(
+        name, description, factory, passes="3", applies_to=needs_feature_map, families="CNNs, hierarchical, ViTs"
+    )
     for name, description, factory in (
         ("grad_cam", "last feature maps weighted by mean gradients", GradCAM),
         ("grad_cam_pp", "last feature maps with second-order weights", GradCAMpp),

@@ -43,5 +43,4 @@ EPSILON = 1e-8  # of a channel without any range, which masks everything
 
 SPEC = BaselineSpec(
     "score_cam", "feature maps weighted by the score they let through", ScoreCAM,
-    passes="1 per feature channel", applies_to=needs_feature_map,
-)  # fmt: skip
+    passes="1 per feature channel", applies_to=needs_feature_map, families="CNNs, hierarchical, ViTs")  # fmt: skip
