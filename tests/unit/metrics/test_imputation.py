@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aha_core.metrics import impute, removal_order, road
+from aha_core.metrics.imputation import _coarse_holes, _multilevel
 
 NO_NOISE = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
 
@@ -65,6 +66,21 @@ def test_float32_at_the_default_tolerance_is_within_the_noise():
     exact = impute(images.double(), removed, NO_NOISE, tolerance=1e-12)
     quick = impute(images, removed, NO_NOISE.float(), tolerance=1e-4)
     assert (quick - exact).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (5, 17)])
+def test_the_preconditioner_is_symmetric_and_positive(size: tuple[int, int]):
+    """Conjugate gradients need both; P and P^T are written apart."""
+    hole = torch.zeros(1, 1, *size, dtype=torch.float64)
+    hole[..., 1:] = 1
+    hole[..., 2, 3] = 0
+    holes = _coarse_holes(hole)
+    basis = torch.eye(size[0] * size[1], dtype=torch.float64).view(-1, 1, *size) * hole
+    matrix = (_multilevel(basis, [one.expand(len(basis), -1, -1, -1) for one in holes]) * hole).flatten(1)
+    torch.testing.assert_close(matrix, matrix.T)
+    inside = hole.flatten().bool()
+    assert torch.linalg.eigvalsh(matrix[inside][:, inside]).min() > 0
+    assert len(holes) > 1
 
 
 def test_known_pixels_stay_and_noise_is_added_to_the_others():
