@@ -33,7 +33,7 @@ ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter fil
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Training workers; 0 = this process.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
 
 
 def _stage(name: str, help_text: str) -> None:
