@@ -1,4 +1,4 @@
-"""From stored rows to the numbers of a table: means with intervals, paired differences, refinement steps."""
+"""From stored rows to the numbers of a table: means with intervals, paired differences, ranks, refinement steps."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from typing import Any
 
 import pandas as pd
 
+from aha_core.errors import AttributionError
 from aha_core.metrics import bootstrap_ci, holm, paired_difference
+from aha_core.metrics.ranks import CriticalDifference, critical_difference, rank_stability
 
 SCORES = ("deletion", "insertion", "srg")
-LOCALISATION = ("pointing", "energy", "rank_accuracy", "area")
+BY_REFERENCE = ("mas_deletion", "mas_insertion", "mas", "saco", "single_deletion")
+REFERENCE_FREE = ("pos", "neg", "road", "road_accuracy", "gini")
+LOCALISATION = (
+    "pointing", "energy", "rank_accuracy", "best_iou", "mean_iou", "average_precision", "boundary", "area",
+)  # fmt: skip
+LEVEL = 0.05  # family-wise error of the critical-difference groups
 OURS = "aha_t"  # method names aha_t0, aha_t1, … are the refinement steps
 
 
 def per_image(rows: pd.DataFrame, role: str) -> pd.DataFrame:
-    """Mean over references of each image: index (method, index), columns deletion, insertion, srg."""
+    """Mean over references of each image: index (method, index), columns deletion, insertion, srg and further ones."""
     chosen = rows[rows["role"] == role]
-    return chosen.groupby(["method", "index"], sort=False)[list(SCORES)].mean()
+    return chosen.groupby(["method", "index"], sort=False)[_present(rows, SCORES + BY_REFERENCE)].mean()
 
 
 def summarise(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Nested summary: role, method, then score with its 95 % interval, by reference, and against AHA in one pass."""
+    """Nested summary: role, method, then score with its 95 % interval, by reference, and against AHA in one pass.
+
+    Raises AttributionError when AHA's own maps are missing.
+    """
     return {role: _summarise_role(rows, role, resamples, seed) for role in rows["role"].unique()}
 
 
@@ -33,36 +43,125 @@ def _summarise_role(rows: pd.DataFrame, role: str, resamples: int, seed: int) ->
     for method in methods:
         own = images.loc[method]
         by_reference = chosen[chosen["method"] == method].groupby("reference", sort=False)[list(SCORES)].mean()
-        table[method] = {name: _interval(own[name], resamples, seed) for name in SCORES}
+        table[method] = {name: _interval(own[name], resamples, seed) for name in images.columns}
         table[method]["by_reference"] = {
             reference: {name: round(float(value), 4) for name, value in values.items()}
             for reference, values in by_reference.iterrows()
         }
     first, last = headline(methods)
-    compared = [method for method in methods if not method.startswith(OURS) or method in (first, last)]
+    if first not in methods:
+        raise AttributionError(f"no usable map of {first}; see outputs/evaluation/failures.parquet, then `aha refine`")
+    compared = compared_methods(methods)
     for ours in dict.fromkeys((first, last)):
         _compare(table, images, ours, [method for method in compared if method != ours], resamples, seed)
     return table
 
 
+def compared_methods(methods: Any) -> list[str]:
+    """Baselines and AHA's first and last refinement step, in the given order."""
+    return [method for method in methods if not method.startswith(OURS) or method in headline(methods)]
+
+
 def _compare(
     table: dict[str, Any], images: pd.DataFrame, ours: str, others: list[str], resamples: int, seed: int
 ) -> None:
-    """Paired SRG difference ours - method for every other method, Holm-corrected over them."""
+    """Paired SRG difference ours - method for every other method, Holm-corrected over them; images that both have."""
     mine = images.loc[ours]["srg"]
-    results = [paired_difference(mine, images.loc[other]["srg"].loc[mine.index], resamples, seed) for other in others]
-    corrected = holm([result.p_value for result in results])
-    for other, result, p in zip(others, results, corrected, strict=True):
-        facts = {name: value for name, value in asdict(result).items() if name != "p_value"}
-        table[other][f"{ours}_minus_this"] = _rounded(facts) | {"p_holm": float(f"{p:.3g}")}
+    results = []
+    for other in others:
+        theirs = images.loc[other]["srg"]
+        common = mine.index.intersection(theirs.index)
+        results.append(
+            paired_difference(mine.loc[common], theirs.loc[common], resamples, seed) if len(common) else None
+        )
+    corrected = iter(holm([result.p_value for result in results if result]))
+    for other, result in zip(others, results, strict=True):
+        if result:
+            facts = {name: value for name, value in asdict(result).items() if name != "p_value"}
+            table[other][f"{ours}_minus_this"] = _rounded(facts) | {"p_holm": float(f"{next(corrected):.3g}")}
+
+
+def srg_table(rows: pd.DataFrame, role: str) -> pd.DataFrame:
+    """SRG (mean over references) of the images that every compared method has: index image, one column per method."""
+    images = per_image(rows, role)["srg"].unstack("method")
+    methods = compared_methods(dict.fromkeys(rows["method"]))
+    return images[[method for method in methods if method in images]].dropna()
+
+
+def summarise_ranks(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Of an `srg_table`: mean rank per image, bootstrap rank with 95 % interval, share of firsts, joined groups."""
+    values = table.to_numpy()
+    difference = critical_difference(values, LEVEL)
+    stability = rank_stability(values, resamples, seed)
+    return {
+        "images": len(table),
+        "p_friedman": float(f"{difference.p_friedman:.3g}"),
+        "methods": {
+            str(method): _rounded({"mean_rank": difference.mean_ranks[place]} | asdict(stability[place]))
+            for place, method in enumerate(table.columns)
+        },
+        "not_separated": [[str(table.columns[place]) for place in group] for group in difference.groups],
+    }
+
+
+def ranks_of_summary(summary: dict[str, Any]) -> tuple[list[str], CriticalDifference]:
+    """Method names and the critical difference that `summarise_ranks` stored."""
+    names = list(summary["methods"])
+    groups = tuple(tuple(names.index(name) for name in group) for group in summary["not_separated"])
+    mean_ranks = tuple(summary["methods"][name]["mean_rank"] for name in names)
+    return names, CriticalDifference(mean_ranks, summary["p_friedman"], groups)
+
+
+def summarise_columns(rows: pd.DataFrame, columns: tuple[str, ...], resamples: int, seed: int) -> dict[str, Any]:
+    """Method to columns with 95 % intervals, of rows of one class role."""
+    return {
+        str(method): {name: _interval(own[name], resamples, seed) for name in _present(rows, columns)}
+        for method, own in rows.groupby("method", sort=False)
+    }
 
 
 def summarise_localisation(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Method to pointing game, energy in the mask, rank accuracy and area share with 95 % intervals."""
+    """Method to every localisation measure with 95 % intervals; `off_centre` holds the same on that subset."""
+    table = summarise_columns(rows, LOCALISATION, resamples, seed)
+    away = rows[rows["off_centre"] == 1] if "off_centre" in rows else rows[:0]
+    for method, values in summarise_columns(away, LOCALISATION, resamples, seed).items():
+        table[method]["off_centre"] = values
+    return table
+
+
+def summarise_checks(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Method to check to its mean with 95 % interval; of the cascade, one entry per randomised group."""
+    table: dict[str, Any] = {}
+    for (method, check), own in rows.groupby(["method", "check"], sort=False):
+        entry = table.setdefault(str(method), {})
+        if check == "failed":
+            entry["failed"] = own["detail"].iloc[0]
+        elif check in ("spearman", "ssim"):
+            groups = own.groupby("detail", sort=False)["value"]
+            entry[check] = {str(group): _interval(values, resamples, seed) for group, values in groups}
+        else:
+            entry[check] = _interval(own["value"], resamples, seed)
+    return table
+
+
+def summarise_cost(costs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Exact passes through the target per map, by method."""
     return {
-        method: {name: _interval(own[name], resamples, seed) for name in LOCALISATION}
-        for method, own in rows.groupby("method", sort=False)
+        method: {
+            name: round(sum(part[name] for part in parts) / sum(part["maps"] for part in parts), 2)
+            for name in ("forward", "gradients")
+        }
+        for method, parts in costs.items()
     }
+
+
+def summarise_failures(failures: list[dict[str, Any]], maps_per_method: int) -> dict[str, Any]:
+    """Method to the number of images without a usable map, and one of the reasons."""
+    table: dict[str, Any] = {}
+    for one in failures:
+        entry = table.setdefault(one["method"], {"failed": 0, "of": maps_per_method, "example": one["error"]})
+        entry["failed"] += 1
+    return table
 
 
 def refinement_curve(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
@@ -95,3 +194,7 @@ def _interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
 
 def _rounded(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
+
+
+def _present(rows: pd.DataFrame, columns: tuple[str, ...]) -> list[str]:
+    return [name for name in columns if name in rows]

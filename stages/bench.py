@@ -21,9 +21,9 @@ from aha_core.errors import ConfigError, DataError
 from aha_core.figures import quality_figure, ranking_figure, to_png
 from aha_core.files import atomic_json, atomic_path, atomic_text
 from aha_core.masked_passes import MaskedPasses
-from aha_core.perturbation import reference_images
 from aha_core.precision import has_bf16
 from aha_core.ranking import RELAXATIONS
+from aha_core.references import evaluation_reference
 from aha_core.selection import evaluation_indices
 from aha_core.targets import Target
 from stages.backbone import with_backbone
@@ -70,7 +70,7 @@ def _problems(
     with torch.no_grad():
         classes = target(x).argmax(dim=1)
     passes = MaskedPasses(target, "fp32", params.resources.memory_gb)
-    reference = reference_images(x, params.evaluate.references[0], params.perturbation)
+    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, list(range(len(x))))
     return {
         (tau, grid * grid): estimate(passes, x, classes, reference, grid, tau, pairs, GRADIENT_BUDGETS, params.seed)
         for tau in taus

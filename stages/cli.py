@@ -114,6 +114,24 @@ def explain(
 
 
 @app.command(rich_help_panel="Use")
+def score(
+    maps: Annotated[Path, typer.Option("--maps", help="Folder with manifest.csv and the maps (npy, npz, png).")],
+    method_name: Annotated[str, typer.Option("--method-name", help="Name of the method in the tables.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results; default outputs/scored/NAME.")
+    ] = None,
+    params: ParamsFile = None,
+    device: Device = None,
+) -> None:
+    """Score another tool's maps of the test images by the same contract."""
+    from stages.context import Context
+    from stages.score import run as score_maps
+
+    ctx = Context.create(Path.cwd(), params, device=device)
+    score_maps(ctx, maps, method_name, out or ctx.paths.outputs / "scored" / method_name)
+
+
+@app.command(rich_help_panel="Use")
 def methods() -> None:
     """List the baselines that `evaluate.methods` may name."""
     from rich.console import Console
@@ -121,9 +139,9 @@ def methods() -> None:
 
     from aha_core.baselines import BASELINES
 
-    table = Table("name", "passes", "what it does", box=None)
+    table = Table("name", "applies to", "passes", "what it does", box=None)
     for spec in BASELINES.values():
-        table.add_row(spec.name, spec.passes, spec.description)
+        table.add_row(spec.name, spec.families, spec.passes, spec.description)
     Console().print(table)
 
 

@@ -1,90 +1,191 @@
-"""Stage `evaluate`: the metric contract for AHA at every refinement step and for the baselines."""
+"""Stage `evaluate`: the metric contract for AHA at every refinement step and for the baselines.
+
+Scoring fills a store of parts (`stages.parts`) and may be cut off at any moment; writing puts the parts together.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
-from pathlib import Path
+import shutil
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from torch import Tensor
 
+from aha_core.attribution import Explainer
 from aha_core.baselines import BASELINES, BaselineSettings, make_baseline
+from aha_core.checks import check_method
 from aha_core.errors import DataError
-from aha_core.evaluation import ChunkEvaluator, Scores
-from aha_core.files import atomic_json, atomic_path, atomic_text
+from aha_core.evaluation import ChunkEvaluator, attempt_maps
+from aha_core.measures import in_precision
 from aha_core.perturbation import reference_images
 from aha_core.protocols import Attributor
-from aha_core.summary import refinement_curve, summarise, summarise_localisation
+from aha_core.runtime import measured
+from aha_core.selection import evaluation_indices
+from aha_core.summary import OURS
 from aha_core.targets import Target
 from stages.context import Context
 from stages.images import chunks, evaluated
-from stages.outputs import rebuild
+from stages.parts import PartStore, store_folder
+from stages.results import check_failures, collect, write
 from stages.tracking import Tracker
+
+POOL = 4  # images per cell of the mosaics, of which the most confident ones are taken
 
 
 def run(ctx: Context) -> None:
     ctx.use_all_cores()
+    target = Target.load(ctx.paths.target).to(ctx.device)
+    tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
+    methods, left_out = baselines(ctx, target)
+    _, indices = evaluated(ctx, "test")
+    names = [f"{OURS}{step}" for step in range(refined_steps(ctx, indices) + 1)] + list(methods)
+    store = PartStore(store_folder(ctx))
+    if ctx.fresh:
+        shutil.rmtree(store.folder, ignore_errors=True)
+    roles, starts = ctx.params.evaluate.classes, chunk_starts(ctx, len(indices))
+    again = store.drop_failed(roles, starts, names)
+    if store.folder.is_dir():
+        ctx.say(f"continuing the evaluation in {store.folder.relative_to(ctx.paths.state)} (--fresh starts anew)")
+    if again:
+        ctx.say(f"{again} parts with failed images are tried again")
+    error = score(ctx, target, methods, names, store)
+    checked = check(ctx, target, store)
+    scores = collect(ctx, store, names, starts, target.image_size)
+    summary = write(ctx, scores, checked, left_out, error, tracker)
+    check_failures(summary, ctx.params.evaluate.max_failed)
+    shutil.rmtree(store.folder)
+
+
+def score(
+    ctx: Context, target: Target, methods: dict[str, Attributor], names: list[str], store: PartStore,
+    rank: int = 0, world: int = 1,
+) -> dict[str, float] | None:  # fmt: skip
+    """Fill the store with every part of this rank's chunks that is not there yet.
+
+    Ranks share nothing but the store, whose content does not depend on their number. Returns the error of bf16 scores
+    on the first chunk, None under fp32.
+    """
     params, paths = ctx.params, ctx.paths
-    target = Target.load(paths.target).to(ctx.device)
-    tracker = Tracker.for_stage(ctx.tracking_uri, paths)
     dataset, indices = evaluated(ctx, "test")
-    methods = baselines(ctx, target)
-    scores = Scores()
-    kept: dict[str, list[np.ndarray]] = defaultdict(list)
-    seconds: dict[str, float] = defaultdict(float)
-    steps = range(refined_steps(ctx, indices) + 1)
+    error = None
     with ctx.bar() as bar:
-        total = len(indices) * len(params.evaluate.classes) * (len(methods) + len(steps))
-        task = bar.add_task("evaluate", total=total)
+        task = bar.add_task("evaluate", total=len(indices) * len(params.evaluate.classes) * len(names))
         for role in params.evaluate.classes:
             refined = np.load(paths.refined / f"maps_{role}.npy", mmap_mode="r")
             done = 0
-            for batch, classes in chunks(ctx, dataset, indices, target, role):
-                evaluator = ChunkEvaluator(
-                    scores, target, batch, role, classes, params.evaluate.references, params.perturbation,
-                    params.evaluate.points, params.resources.batch_size, params.seed,
-                )  # fmt: skip
-                place = slice(done, done + len(classes))
-                done += len(classes)
-                ours = ((f"aha_t{t}", torch.from_numpy(refined[place, t].copy()).to(ctx.device)) for t in steps)
-                for name, maps in ours:
-                    evaluator.score(name, maps)
-                    keep(kept, params.evaluate.gallery, role, name, maps)
-                    bar.advance(task, len(classes))
-                for name, method in methods.items():
+            for number, (batch, classes) in enumerate(chunks(ctx, dataset, indices, target, role)):
+                start, done = done, done + len(classes)
+                if number == 0 and error is None and params.evaluate.precision != "fp32":
+                    error = precision_error(target, batch.x, params.evaluate.precision)
+                evaluator = None
+                for name in names if number % world == rank else []:
                     bar.update(task, description=name[:12])
-                    started = time.perf_counter()
-                    maps = method.attribute(batch.x, classes)
-                    seconds[name] += time.perf_counter() - started
-                    evaluator.score(name, maps)
-                    keep(kept, params.evaluate.gallery, role, name, maps)
+                    if not store.has(role, start, name):
+                        evaluator = evaluator or ChunkEvaluator(
+                            target, batch, role, classes, params.evaluate, params.perturbation,
+                            params.resources.batch_size, params.seed,
+                        )  # fmt: skip
+                        with measured(target) as cost:
+                            if name in methods:
+                                attempt = attempt_maps(methods[name].attribute, batch.x, classes)
+                            else:
+                                attempt = attempt_maps(stored(refined[start:done, step_of(name)]), batch.x, classes)
+                        facts = vars(cost) | {"maps": len(classes)} if name in methods else {}
+                        keep = max(params.evaluate.gallery - start, 0)
+                        store.save(start, evaluator.score(name, attempt, keep, facts))
                     bar.advance(task, len(classes))
-    write(ctx, scores, kept, tracker)
-    maps_made = len(indices) * len(params.evaluate.classes)
-    tracker.log_metrics({f"seconds_per_map/{name}": value / maps_made for name, value in seconds.items()})
+    return error
 
 
-def baselines(ctx: Context, target: Target) -> dict[str, Attributor]:
-    """The configured methods that apply to this target; others are named, never scored as zero."""
-    params = ctx.params
-    settings = BaselineSettings(
-        seed=params.seed,
-        ig_steps=params.evaluate.ig_steps,
-        rise_masks=params.evaluate.rise_masks,
-        batch_size=params.resources.batch_size,
-        reference=lambda x: reference_images(x, "black", params.perturbation),
-    )
-    methods = {}
-    for name in params.evaluate.methods:
+def check(ctx: Context, target: Target, store: PartStore) -> list[dict[str, Any]]:
+    """Rows of every checked method that applies; a method that was checked before the last kill is read back.
+
+    A method that fails has one row with the error.
+    """
+    params, config = ctx.params, ctx.params.evaluate.checks
+    dataset, indices = evaluated(ctx, "test")
+    pool = max(config.images, POOL * config.mosaics * max(config.sides, default=1) ** 2)
+    indices = [indices[place] for place in evaluation_indices(pool, len(indices))]
+    rows: list[dict[str, Any]] = []
+    images = dataset.batch(indices)[0].to(ctx.device).float() / 255
+    for name in ctx.progress(config.methods, len(config.methods), "checks"):
+        if name != "aha" and name in BASELINES and BASELINES[name].applies_to(target):
+            continue
+        found = store.load_check(name)
+        if found is None:
+            try:
+                found = list(
+                    check_method(
+                        maker(ctx, name), target, images, indices, config, params.resources.batch_size, params.seed
+                    )
+                )
+                store.save_check(name, found)
+            except Exception as error:  # a method may raise anything; an interrupt is no Exception
+                found = [{"check": "failed", "image": -1, "detail": str(error).splitlines()[0], "value": 0.0}]
+        rows += [{"method": name} | row for row in found]
+    return rows
+
+
+def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
+    """Builds a method for any target of the same kind: a baseline, or AHA in one pass."""
+    if name != "aha":
+        return lambda target: make_baseline(name, target, baseline_settings(ctx))
+    intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
+    return lambda target: Explainer(target, intact.network, intact.training)
+
+
+def stored(refined: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
+    """AHA's refined maps of a chunk as a method."""
+    return lambda x, _classes: torch.from_numpy(refined.copy()).to(x.device)
+
+
+def step_of(name: str) -> int:
+    return int(name.removeprefix(OURS))
+
+
+def precision_error(target: Target, x: Tensor, precision: str) -> dict[str, float]:
+    """Largest and mean |difference| of the probabilities of these images, and of them half removed, to float32."""
+    half = x * (torch.arange(x.shape[-1], device=x.device) % 2)
+    with torch.no_grad():
+        exact, quick = (
+            torch.cat([in_precision(target, kind)(part) for part in (x, half)]) for kind in ("fp32", precision)
+        )
+    difference = (exact - quick).abs().amax(dim=1)
+    return {"max_error": round(float(difference.max()), 6), "mean_error": round(float(difference.mean()), 6)}
+
+
+def chunk_starts(ctx: Context, count: int) -> list[int]:
+    """First places of the chunks that `stages.images.chunks` makes."""
+    return list(range(0, count, ctx.params.resources.batch_size))
+
+
+def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
+    """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
+    methods, left_out = {}, {}
+    for name in ctx.params.evaluate.methods:
         reason = BASELINES[name].applies_to(target) if name in BASELINES else None
         if reason:
             ctx.say(f"{name} is left out: it {reason}")
+            left_out[name] = reason
         else:
-            methods[name] = make_baseline(name, target, settings)
-    return methods
+            methods[name] = make_baseline(name, target, baseline_settings(ctx))
+    return methods, left_out
+
+
+def baseline_settings(ctx: Context) -> BaselineSettings:
+    params = ctx.params
+    return BaselineSettings(
+        seed=params.seed,
+        ig_steps=params.evaluate.ig_steps,
+        rise_masks=params.evaluate.rise_masks,
+        patch_grid=params.evaluate.patch_grid,
+        mask_steps=params.evaluate.mask_steps,
+        batch_size=params.resources.batch_size,
+        reference=lambda x: reference_images(x, "black", params.perturbation),
+    )
 
 
 def refined_steps(ctx: Context, indices: list[int]) -> int:
@@ -94,55 +195,3 @@ def refined_steps(ctx: Context, indices: list[int]) -> int:
     if facts.get("indices") != indices or facts.get("roles") != list(ctx.params.evaluate.classes):
         raise DataError("the refined maps are missing or belong to other images; run `aha refine`")
     return int(facts["steps"])
-
-
-def keep(kept: dict[str, list[np.ndarray]], count: int, role: str, method: str, maps: torch.Tensor) -> None:
-    """Collect the first `count` maps of each method for the report's gallery."""
-    key = f"{role}/{method}"
-    missing = count - sum(len(part) for part in kept[key])
-    if missing > 0:
-        kept[key].append(maps[:missing, 0].cpu().numpy().astype(np.float16))
-
-
-def write(ctx: Context, scores: Scores, kept: dict[str, list[np.ndarray]], tracker: Tracker) -> None:
-    paths, config, seed = ctx.paths, ctx.params.evaluate, ctx.params.seed
-    rows, localisation = scores.table(), scores.localisation_table()
-    summary = {"scores": summarise(rows, config.bootstrap, seed)}
-    if len(localisation):
-        summary["localisation"] = summarise_localisation(localisation, config.bootstrap, seed)
-    with rebuild(paths.evaluation) as out:
-        save_table(rows, out / "scores.parquet")
-        if len(localisation):
-            save_table(localisation, out / "localisation.parquet")
-        arrays = {"/".join(key): np.concatenate(parts, axis=1) for key, parts in scores.curves.items()}
-        assert scores.fractions is not None
-        save_arrays(arrays | {"fractions": scores.fractions}, out / "curves.npz")
-        save_arrays({key: np.concatenate(parts) for key, parts in kept.items()}, out / "gallery.npz")
-    atomic_json(paths.metrics / "evaluation.json", summary)
-    atomic_text(paths.plots / "curves.csv", scores.mean_curves().to_csv(index=False, lineterminator="\n"))
-    steps = refinement_curve(rows, config.bootstrap, seed)
-    atomic_text(paths.plots / "refinement.csv", steps.to_csv(index=False, lineterminator="\n"))
-    role = config.classes[0]
-    final = {
-        f"{score}/{method}": values[score]["mean"]
-        for method, values in summary["scores"][role].items()
-        for score in ("srg", "deletion", "insertion")
-    }
-    tracker.log_metrics(final)
-    tracker.log_files([paths.metrics / "evaluation.json", paths.evaluation / "scores.parquet"], "evaluation")
-    best = max(values["srg"]["mean"] for name, values in summary["scores"][role].items() if not name.startswith("aha_"))
-    last = steps.iloc[-1]
-    ctx.say(
-        f"SRG on {rows['index'].nunique()} images: AHA {steps.iloc[0].srg:.3f} in one pass, "
-        f"{last.srg:.3f} after {int(last.step)} steps, best baseline {best:.3f}"
-    )
-
-
-def save_table(table: pd.DataFrame, file: Path) -> None:
-    with atomic_path(file) as temporary:
-        table.to_parquet(temporary, index=False)
-
-
-def save_arrays(arrays: dict[str, np.ndarray], file: Path) -> None:
-    with atomic_path(file) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)

@@ -17,10 +17,20 @@ from matplotlib.figure import Figure
 from aha_core import figures
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import display_names
-from aha_core.files import atomic_path
-from aha_core.report import Difference, Estimate, ReferenceRow, ReportContent, ReportFigure, ScoreRow, render_report
+from aha_core.files import atomic_path, atomic_text
+from aha_core.report import (
+    Difference,
+    Estimate,
+    ReferenceRow,
+    ReportContent,
+    ReportFigure,
+    ReportTable,
+    ScoreRow,
+    render_report,
+)
 from aha_core.report.contract import contract_lines
-from aha_core.summary import OURS, headline, per_image, refinement_steps
+from aha_core.report.tables import markdown, summary_tables
+from aha_core.summary import OURS, headline, per_image, ranks_of_summary, refinement_steps
 from stages.context import Context
 from stages.outputs import rebuild
 from stages.tracking import Tracker
@@ -37,6 +47,9 @@ class Results:
     role: str
     scores: dict[str, Any]
     localisation: dict[str, Any]
+    ranks: dict[str, Any]
+    notes: tuple[str, ...]
+    tables: tuple[ReportTable, ...]
     rows: pd.DataFrame
     curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     gallery: dict[str, np.ndarray]
@@ -47,9 +60,13 @@ class Results:
     @property
     def shown(self) -> list[str]:
         """AHA in one pass and refined, then the baselines from best to worst."""
-        ours = list(dict.fromkeys(headline(self.scores)))
-        others = [name for name in self.scores if not name.startswith(OURS)]
-        return ours + sorted(others, key=lambda name: -self.scores[name]["srg"]["mean"])
+        return in_order(self.scores)
+
+
+def in_order(scores: dict[str, Any]) -> list[str]:
+    ours = list(dict.fromkeys(headline(scores)))
+    others = [name for name in scores if not name.startswith(OURS)]
+    return ours + sorted(others, key=lambda name: -scores[name]["srg"]["mean"])
 
 
 def run(ctx: Context) -> None:
@@ -62,6 +79,7 @@ def run(ctx: Context) -> None:
             with atomic_path(out / f"{picture.id}.png") as temporary:
                 temporary.write_bytes(picture.png)
         render_report(content, out / "index.html")
+        atomic_text(out / "tables.md", markdown(results.tables, results.notes))
     tracker.log_files(sorted(ctx.paths.report.iterdir()), "report")
     tracker.finish()
     ctx.say(f"report: {ctx.paths.report.relative_to(ctx.paths.root)}/index.html")
@@ -85,6 +103,9 @@ def load(ctx: Context) -> Results:
         role=role,
         scores=summary["scores"][role],
         localisation=summary.get("localisation", {}),
+        ranks=summary["ranks"],
+        notes=notes(summary),
+        tables=summary_tables(summary, role, in_order(summary["scores"][role])),
         rows=rows,
         curves=curves,
         gallery={method: gallery[f"{role}/{method}"].astype(np.float32) for method in summary["scores"][role]},
@@ -124,6 +145,7 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
             [[float(step_scores[f"{OURS}{step}", indices[place]]) for step in steps] for place in strip],
         ),
         "srg-by-step": lambda: figures.srg_by_step_figure(read_csv(paths.plots / "refinement.csv"), baselines),
+        "ranks": lambda: rank_figure(results.ranks),
         "training": lambda: figures.training_curve_figure(read_csv(paths.plots / "training.csv")),
     }
     texts = {
@@ -132,12 +154,39 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
         "gallery": ("Gallery", "Every method on the same images; the explained class and its probability below."),
         "refinement": ("Refinement", "The map after each gradient step, with the image's SRG."),
         "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines."),
+        "ranks": (
+            "Mean ranks",
+            "SRG ranks averaged over images, best at the left; a bar joins methods that paired Wilcoxon tests, "
+            "Holm-corrected over all pairs, do not separate.",
+        ),
         "training": ("Training curve", "Means between reports; thick line: running mean."),
     }
     return [
         ReportFigure(name, *texts[name], figures.to_png(drawn[name]()))
         for name in ctx.progress(drawn, len(drawn), "figures")
     ]
+
+
+def rank_figure(ranks: dict[str, Any]) -> Figure:
+    names, difference = ranks_of_summary(ranks)
+    return figures.critical_difference_figure(names, difference.mean_ranks, difference.groups)
+
+
+def notes(summary: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of the table must know: methods left out, failed images, precision."""
+    label = figures.method_label
+    lines = [f"{label(name)} is not applicable: it {reason}." for name, reason in summary["not_applicable"].items()]
+    lines += [
+        f"{label(name)} gave no usable map for {one['failed']} of {one['of']} images; its row averages the others."
+        for name, one in summary.get("failures", {}).items()
+    ]
+    if "precision" in summary:
+        lines.append(
+            "Scored in {type}; probabilities differ from float32 by at most {max_error:g}.".format(
+                **summary["precision"]
+            )
+        )
+    return tuple(lines)
 
 
 def read_csv(file: Path) -> list[dict[str, float]]:
@@ -175,6 +224,8 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
         },
         reproduce=("git checkout <this commit>", "dvc repro"),
         versions={package: version(package) for package in PACKAGES},
+        warnings=results.notes,
+        tables=results.tables,
         score_note="Intervals are 95 % bootstrap intervals over images; differences are AHA in one pass minus the "
         "method, paired by image, p values Holm-corrected.",
     )

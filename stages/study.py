@@ -28,8 +28,8 @@ from aha_core.figures import correlation_figure, settings_figure, to_png
 from aha_core.files import atomic_json
 from aha_core.masked_passes import MaskedPasses
 from aha_core.metrics import bootstrap_ci, paired_difference
-from aha_core.perturbation import reference_images
 from aha_core.ranking import RELAXATIONS, temperature
+from aha_core.references import evaluation_reference
 from aha_core.selection import evaluation_indices
 from stages.bench import facts, save_csv, save_figure, trainer_on
 from stages.context import Context
@@ -220,7 +220,8 @@ def _images(ctx: Context, params: Params, passes: MaskedPasses) -> tuple[torch.T
     x = (pixels.float() / 255).to(ctx.device)
     with torch.no_grad():
         classes = passes.target(x).argmax(dim=1)
-    return x, classes, reference_images(x, params.evaluate.references[0], params.perturbation)
+    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, list(range(len(x))))
+    return x, classes, reference
 
 
 def _get(ctx: Context, setting: Setting, output: str, folder: str) -> Path:

@@ -39,6 +39,16 @@ def small_params() -> dict:
     raw["train"] |= {"steps": 6, "batch_size": 4, "report_every": 1, "checkpoint_every": 3}
     raw["ranking"] |= {"grid_min": 4, "grid_max": 8}
     raw["refine"] |= {"steps": 2, "fractions": 1, "grid": 8}
-    raw["evaluate"] |= {"images": 6, "points": 5, "ig_steps": 2, "rise_masks": 4, "bootstrap": 50, "gallery": 3}
+    raw["evaluate"] |= {
+        "images": 6,
+        "points": 5,
+        "ig_steps": 2,
+        "rise_masks": 4,
+        "patch_grid": 2,
+        "mask_steps": 2,
+        "bootstrap": 50,
+        "gallery": 3,
+    }
+    raw["evaluate"]["checks"] |= {"methods": ["aha", "centre"], "images": 2, "mosaics": 1, "draws": 1, "depths": 1}
     raw["report"] |= {"gallery": 3, "strip": 2}
     return raw

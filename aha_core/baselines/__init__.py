@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import difflib
 
-from aha_core.baselines import chefer, floors, grad_cam, gradients, integrated_gradients, legrad, rise, rollout
+from aha_core.baselines import (
+    chefer,
+    extremal,
+    floors,
+    grad_cam,
+    gradients,
+    greedy,
+    integrated_gradients,
+    legrad,
+    occlusion,
+    rise,
+    rollout,
+    score_cam,
+    surrogates,
+)
 from aha_core.baselines.base import BaselineSettings, BaselineSpec
 from aha_core.errors import AttributionError, ConfigError
 from aha_core.protocols import Attributor
@@ -16,11 +30,16 @@ BASELINES: dict[str, BaselineSpec] = {
         *floors.SPECS,
         *gradients.SPECS,
         integrated_gradients.SPEC,
-        grad_cam.SPEC,
+        *grad_cam.SPECS,
+        score_cam.SPEC,
         rollout.SPEC,
         chefer.SPEC,
         legrad.SPEC,
         rise.SPEC,
+        occlusion.SPEC,
+        *surrogates.SPECS,
+        extremal.SPEC,
+        greedy.SPEC,
     )
 }
 

@@ -102,16 +102,20 @@ def readout(target: Target, relation: Float[Tensor, "B N N"]) -> Float[Tensor, "
     return rows[:, :, prefix:].mean(dim=1)
 
 
-def token_maps(target: Target, values: Float[Tensor, "B P"], size: torch.Size) -> Float[Tensor, "B 1 h w"]:
-    """Patch values on their grid: the model's, or for inputs of another size the one with the input's proportions.
+def token_grid(target: Target, patches: int, size: torch.Size) -> tuple[int, int]:
+    """Rows and columns of the patch tokens: the model's, or for inputs of another size those with its proportions.
 
     Raises AttributionError when the patches do not form such a grid.
     """
-    patches = values.shape[1]
     height, width = target.model.patch_embed.grid_size
     if height * width != patches:
         height = round((patches * size[-2] / size[-1]) ** 0.5)
         width = patches // max(height, 1)
     if height * width != patches:
         raise AttributionError(f"{patches} patch tokens of {target.name} do not form a grid for input {tuple(size)}")
-    return values.unflatten(1, (1, height, width))
+    return height, width
+
+
+def token_maps(target: Target, values: Float[Tensor, "B P"], size: torch.Size) -> Float[Tensor, "B 1 h w"]:
+    """Patch values on their grid (`token_grid`)."""
+    return values.unflatten(1, (1, *token_grid(target, values.shape[1], size)))

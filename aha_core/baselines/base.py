@@ -28,14 +28,18 @@ class BaselineSettings:
 
     seed: of random maps, noise and masks.
     ig_steps: steps of Integrated Gradients.
-    rise_masks: random masks of RISE per image.
+    rise_masks: random masked images per map, the same budget for RISE, Kernel SHAP and LIME.
+    patch_grid: cells per side of the patches of occlusion, Kernel SHAP, LIME, extremal masks and the greedy order.
+    mask_steps: optimisation steps of extremal masks.
     batch_size: images per pass through the target.
-    reference: images in [0, 1] to their reference images, for Integrated Gradients.
+    reference: images in [0, 1] to their reference images, for methods that remove or interpolate.
     """
 
     seed: int
     ig_steps: int
     rise_masks: int
+    patch_grid: int
+    mask_steps: int
     batch_size: int
     reference: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 3 H W"]]
 
@@ -51,6 +55,7 @@ class BaselineSpec:
 
     passes: cost of one map, counted in forward passes of the target; a backward pass counts as two.
     applies_to: the reason why a target cannot be explained this way, or None.
+    families: the same for people.
     """
 
     name: str
@@ -58,6 +63,7 @@ class BaselineSpec:
     factory: Callable[[Target, BaselineSettings], Attributor]
     passes: str
     applies_to: Callable[[Target], str | None] = always_applies
+    families: str = "any classifier"
 
 
 class Baseline(ABC):

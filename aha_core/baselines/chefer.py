@@ -28,4 +28,11 @@ class Chefer(Baseline):
         return token_maps(self.target, readout(self.target, relation), x.shape)
 
 
-SPEC = BaselineSpec("chefer", "gradient x attention through the layers", Chefer, passes="3", applies_to=needs_attention)
+SPEC = BaselineSpec(
+    "chefer",
+    "gradient x attention through the layers",
+    Chefer,
+    passes="3",
+    applies_to=needs_attention,
+    families="ViTs with global attention",
+)

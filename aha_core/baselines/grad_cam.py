@@ -1,84 +1,58 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017) on the last feature map.
+"""Class activation maps weighted by gradients: map = relu(sum_k w_k A_k) with A, g = ds_c / dA of `feature_maps`.
 
-    map = relu(sum_k w_k A_k),   w_k = mean_{ij} ds_c / dA_k,ij
+    Grad-CAM     w_k = mean_{ij} g_k,ij                                      (Selvaraju et al., ICCV 2017)
+    Grad-CAM++   w_k = sum_{ij} a_k,ij relu(g_k,ij),
+                 a = g^2 / (2 g^2 + g^3 sum_{ab} A_k,ab) = 1 / (2 + g sum A), 0 where g = 0
+                                                                             (Chattopadhay et al., WACV 2018, eq. 19)
+    LayerCAM     w_k,ij = relu(g_k,ij), one weight per place                 (Jiang et al., IEEE TIP 2021)
 
-A is what the classifier pools: `forward_features` of a convolutional or hierarchical model (channels last in Swin). In
-a ViT that map's patches do not reach the class token any more, so A is the input of the last attention (`norm1` of the
-last block) without prefix tokens. timm's split into features and head needs no table of layer names per architecture.
+torchcam's Grad-CAM and LayerCAM compute the same numbers (the tests compare), but its extractors are stateful, need a
+layer name for every architecture and a reshape for tokens; here all share one way to find A in any timm model. Its
+GradCAMpp (0.5.0) divides a copy of a by the denominator and so never divides (a test shows it): unfit.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor, where, zeros_like
 
-from aha_core.baselines.attention import token_maps
-from aha_core.baselines.base import Baseline, BaselineSpec, class_scores
-from aha_core.errors import AttributionError
-from aha_core.targets import Target
-
-
-def needs_feature_map(target: Target) -> str | None:
-    """Reason why no feature map can be found, or None."""
-    model = target.model
-    if hasattr(model, "num_prefix_tokens") and _last_norm(model) is None:
-        return f"needs `norm1` in the last transformer block; {target.name} has none"
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        return f"needs timm's forward_features and forward_head; {target.name} lacks them"
-    return None
+from aha_core.baselines.base import Baseline, BaselineSpec
+from aha_core.baselines.feature_maps import feature_gradients, needs_feature_map
 
 
 class GradCAM(Baseline):
     """Feature maps weighted by their mean gradients, positive part."""
 
     def _maps(self, x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, "B"]) -> Float[Tensor, "B 1 h w"]:
-        last_norm = _last_norm(self.target.model)
-        if last_norm is None:
-            return self._from_feature_map(x, classes)
-        return self._from_tokens(x, classes, last_norm)
+        features, gradient = feature_gradients(self.target, x, classes)
+        return (self._weights(features, gradient) * features).sum(dim=1, keepdim=True).relu()
 
-    def _from_feature_map(self, x: Tensor, classes: Tensor) -> Float[Tensor, "B 1 h w"]:
-        model = self.target.model
-        with torch.no_grad():
-            features = model.forward_features(self.target.normalise(x))
-        if features.ndim != 4:
-            raise AttributionError(f"grad_cam: the features of {self.target.name} are not maps: {features.shape}")
-        features.requires_grad_()
-        (gradient,) = torch.autograd.grad(class_scores(model.forward_head(features), classes).sum(), features)
-        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
-        weights = gradient.mean(dim=space, keepdim=True)
-        return (weights * features).sum(dim=channel).relu()[:, None]
-
-    def _from_tokens(self, x: Tensor, classes: Tensor, last_norm: nn.Module) -> Float[Tensor, "B 1 h w"]:
-        captured: list[Tensor] = []
-
-        def make_leaf(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            captured.append(output.detach().requires_grad_())
-            return captured[-1]
-
-        handle = last_norm.register_forward_hook(make_leaf)
-        try:
-            scores = class_scores(self.target(x), classes)
-        finally:
-            handle.remove()
-        (gradient,) = torch.autograd.grad(scores.sum(), captured[0])
-        prefix = self.target.num_prefix_tokens
-        weights = gradient[:, prefix:].mean(dim=1, keepdim=True)
-        cam = (weights * captured[0][:, prefix:]).sum(dim=2).relu()
-        return token_maps(self.target, cam, x.shape)
+    def _weights(self, features: Float[Tensor, "B K h w"], gradient: Float[Tensor, "B K h w"]) -> Tensor:
+        return gradient.mean(dim=(2, 3), keepdim=True)
 
 
-def _last_norm(model: Any) -> nn.Module | None:
-    """`norm1` of the last block of a transformer, or None."""
-    if not hasattr(model, "num_prefix_tokens") or not len(getattr(model, "blocks", ())):
-        return None
-    return getattr(model.blocks[-1], "norm1", None)
+class GradCAMpp(GradCAM):
+    """Second-order weights: several instances of a class count alike."""
+
+    def _weights(self, features: Float[Tensor, "B K h w"], gradient: Float[Tensor, "B K h w"]) -> Tensor:
+        alpha = 1 / (2 + gradient * features.sum(dim=(2, 3), keepdim=True))
+        return (where(gradient != 0, alpha, zeros_like(alpha)) * gradient.relu()).sum(dim=(2, 3), keepdim=True)
 
 
-SPEC = BaselineSpec(
-    "grad_cam", "last feature maps weighted by mean gradients", GradCAM, passes="3", applies_to=needs_feature_map
+class LayerCAM(GradCAM):
+    """Positive gradients weigh every place by itself."""
+
+    def _weights(self, features: Float[Tensor, "B K h w"], gradient: Float[Tensor, "B K h w"]) -> Tensor:
+        return gradient.relu()
+
+
+SPECS = tuple(
+    BaselineSpec(
+        name, description, factory, passes="3", applies_to=needs_feature_map, families="CNNs, hierarchical, ViTs"
+    )
+    for name, description, factory in (
+        ("grad_cam", "last feature maps weighted by mean gradients", GradCAM),
+        ("grad_cam_pp", "last feature maps with second-order weights", GradCAMpp),
+        ("layer_cam", "last feature maps weighted place by place", LayerCAM),
+    )
 )

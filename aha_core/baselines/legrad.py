@@ -54,4 +54,5 @@ SPEC = BaselineSpec(
     LeGrad,
     passes="3",
     applies_to=needs_layer_logits,
+    families="ViTs with global attention",
 )

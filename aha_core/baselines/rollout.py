@@ -30,4 +30,11 @@ class Rollout(Baseline):
         return token_maps(self.target, readout(self.target, relation), x.shape)
 
 
-SPEC = BaselineSpec("rollout", "attention rollout", Rollout, passes="1", applies_to=needs_attention)
+SPEC = BaselineSpec(
+    "rollout",
+    "attention rollout",
+    Rollout,
+    passes="1",
+    applies_to=needs_attention,
+    families="ViTs with global attention",
+)

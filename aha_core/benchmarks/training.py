@@ -23,8 +23,8 @@ from aha_core.data.dataset import PreparedImages
 from aha_core.explainer.model import explain
 from aha_core.masked_passes import MaskedPasses
 from aha_core.metrics import curve_fractions, deletion_insertion, endpoint_scores, removal_order
-from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
+from aha_core.references import evaluation_reference
 from aha_core.targets import Target
 from aha_core.training import TrainingState, new_state, train_step
 
@@ -122,8 +122,10 @@ class HeldOut:
         batch_size = params.resources.batch_size
         with torch.no_grad():
             classes = torch.cat([target(part).argmax(dim=1) for part in x.split(batch_size)])
-        names = params.evaluate.references
-        references: dict[str, Tensor] = {name: reference_images(x, name, params.perturbation) for name in names}
+        names, seeds = params.evaluate.references, list(range(len(x)))
+        references: dict[str, Tensor] = {
+            name: evaluation_reference(x, name, params.perturbation, seeds) for name in names
+        }
         return cls(target, x, classes, references, batch_size)
 
     @torch.no_grad()

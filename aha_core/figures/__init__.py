@@ -1,6 +1,7 @@
 """Figures of reports: functions from arrays to matplotlib figures, without global state."""
 
 from aha_core.figures.benchmarks import quality_figure, ranking_figure
+from aha_core.figures.critical_difference import critical_difference_figure
 from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
 from aha_core.figures.overlay import overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
@@ -9,13 +10,14 @@ from aha_core.figures.style import method_label, to_png
 
 __all__ = [
     "correlation_figure",
+    "critical_difference_figure",
     "curves_figure",
     "gallery_figure",
     "hero_figure",
     "method_label",
+    "overlay",
     "quality_figure",
     "ranking_figure",
-    "overlay",
     "settings_figure",
     "srg_by_step_figure",
     "strip_figure",

@@ -19,8 +19,10 @@ AHA_COLOUR = "#d55e00"
 _PALETTE = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c6d1f", "#7b5ea7", "#2f4b3c", "#b8860b")
 _FLOORS = ("random", "centre", "sobel")
 _LABELS = {
-    "integrated_gradients": "Integrated Gradients", "gradient": "Gradient", "input_x_gradient": "Input × gradient",
-    "smooth_grad": "SmoothGrad", "grad_cam": "Grad-CAM", "rollout": "Attention rollout", "chefer": "Chefer",
+    "integrated_gradients": "Integrated Gradients", "saliency": "Gradient", "input_x_gradient": "Input × gradient",
+    "smoothgrad": "SmoothGrad", "gradient_shap": "GradientSHAP", "grad_cam": "Grad-CAM", "grad_cam_pp": "Grad-CAM++",
+    "layer_cam": "LayerCAM", "score_cam": "Score-CAM", "kernel_shap": "Kernel SHAP", "lime": "LIME",
+    "extremal": "Extremal masks", "greedy": "Greedy order", "rollout": "Attention rollout", "chefer": "Chefer",
     "legrad": "LeGrad", "rise": "RISE", "random": "Random", "centre": "Centre", "sobel": "Sobel edges",
 }  # fmt: skip
 

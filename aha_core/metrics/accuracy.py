@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction, auc
+from aha_core.metrics.curves import ScoreFunction, auc, ranks_of
 
 FRACTIONS = tuple(step / 10 for step in range(10))
 
@@ -49,7 +49,7 @@ def perturbation_accuracy(
     counts = torch.tensor([round(fraction * pixels) for fraction in FRACTIONS], device=device)
     steps = torch.arange(len(FRACTIONS), device=device)
     jobs = torch.cartesian_prod(torch.arange(images.shape[0], device=device), steps, torch.arange(2, device=device))
-    ranks = orders.to(device).argsort(dim=1)
+    ranks = ranks_of(orders.to(device))
     correct = torch.zeros((2, images.shape[0], len(FRACTIONS)), dtype=torch.bool, device=device)
     with torch.no_grad():
         for job in jobs.split(batch_size):

@@ -60,7 +60,10 @@ def auc(curve: Float[Tensor, "B P"], fractions: Float[Tensor, "P"]) -> Float[Ten
 
 
 def removal_order(
-    maps: Float[Tensor, "B 1 H W"], seeds: Sequence[int], method: str = "attribution"
+    maps: Float[Tensor, "B 1 H W"],
+    seeds: Sequence[int],
+    method: str = "attribution",
+    shuffles: Int[Tensor, "B N"] | None = None,
 ) -> Int[Tensor, "B N"]:
     """Flat pixel indices from the most to the least important; N = HW.
 
@@ -71,6 +74,7 @@ def removal_order(
         maps: importance at input resolution, any floating type and range.
         seeds: one per image.
         method: named in errors.
+        shuffles: `tie_breaks` of these seeds, where many methods share them; drawn where None.
 
     Raises:
         AttributionError: wrong shape, or a value that is not finite.
@@ -88,9 +92,22 @@ def removal_order(
             f"{method}: {int(bad[image])} of {values.shape[1]} values of map {image} are NaN or infinite; "
             "drop the method from evaluate.methods or compute it in float32"
         )
-    shuffles = torch.stack([_permutation(values.shape[1], seed) for seed in seeds]).to(values.device)
+    if shuffles is None:
+        shuffles = tie_breaks(seeds, values.shape[1])
+    shuffles = shuffles.to(values.device)
     order = values.gather(1, shuffles).argsort(dim=1, descending=True, stable=True)
     return shuffles.gather(1, order)
+
+
+def tie_breaks(seeds: Sequence[int], pixels: int) -> Int[Tensor, "B N"]:
+    """The random order in which each image's equal values fall: one permutation per seed, drawn on the CPU."""
+    return torch.stack([_permutation(pixels, seed) for seed in seeds])
+
+
+def ranks_of(orders: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """The rank of each pixel, 0 = first removed: the inverse permutation."""
+    places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
+    return torch.empty_like(orders).scatter_(1, orders, places)
 
 
 def _permutation(count: int, seed: int) -> Int[Tensor, "N"]:
@@ -140,7 +157,8 @@ def deletion_insertion(
     """Both curves of each image for one class and one reference.
 
     Args:
-        score_fn: images to scores [M, Y], for the contract softmax probabilities (`Target.probabilities`).
+        score_fn: images to scores [M, Y], for the contract softmax probabilities (`Target.probabilities`). Its input is
+            overwritten by the next call.
         images: never changed.
         orders: from `removal_order`.
         classes: the scored column of each image.
@@ -159,23 +177,31 @@ def deletion_insertion(
     ends = endpoints or endpoint_scores(score_fn, images, classes, reference, batch_size)
 
     device, points = images.device, counts.numel()
-    counts = counts.to(device)
-    inner = torch.arange(1, points - 1, device=device)
-    # Every masked image is one row (image, point, direction); direction 0 deletes, 1 inserts.
-    jobs = torch.cartesian_prod(torch.arange(images.shape[0], device=device), inner, torch.arange(2, device=device))
-    ranks = orders.to(device).argsort(dim=1)
+    # Every masked image is one row: image, then point, then direction; direction 0 deletes, 1 inserts.
+    inner = torch.arange(1, points - 1, device=device).repeat_interleave(2)
+    direction = torch.arange(2, device=device).repeat(points - 2)
+    limits, inserts = counts.to(device)[inner, None], direction[:, None].bool()
+    ranks = ranks_of(orders.to(device))
     flat, flat_reference = images.flatten(2), reference.expand_as(images).flatten(2)
-    curves = ends.image.new_empty((2, images.shape[0], points))
+    per_image, total = len(inner), len(images) * len(inner)
+    masked = flat.new_empty((min(batch_size, total), *flat.shape[1:]))  # written anew for each call of score_fn
+    scores = ends.image.new_empty(total)
+    with torch.no_grad():
+        for start in range(0, total, batch_size):
+            end = min(start + batch_size, total)
+            for image in range(start // per_image, -(-end // per_image)):
+                first, last = max(start, image * per_image), min(end, (image + 1) * per_image)
+                own = slice(first - image * per_image, last - image * per_image)
+                keep = (ranks[image] < limits[own]) == inserts[own]
+                torch.where(keep[:, None], flat[image], flat_reference[image], out=masked[first - start : last - start])
+            rows = torch.arange(start, end, device=device) // per_image
+            batch = masked[: end - start].unflatten(2, images.shape[-2:])
+            scores[start:end] = _class_scores(score_fn, batch, classes[rows])
+    curves = ends.image.new_empty((2, len(images), points))
     curves[0, :, 0], curves[0, :, -1] = ends.image, ends.reference
     curves[1, :, 0], curves[1, :, -1] = ends.reference, ends.image
-    with torch.no_grad():
-        for job in jobs.split(batch_size):
-            image, point, direction = job.unbind(dim=1)
-            among_first = ranks[image] < counts[point, None]
-            keep = among_first == direction[:, None].bool()
-            masked = torch.where(keep[:, None], flat[image], flat_reference[image]).unflatten(2, images.shape[-2:])
-            curves[direction, image, point] = _class_scores(score_fn, masked, classes[image])
-    return Curves(deletion=curves[0], insertion=curves[1], fractions=counts.double() / pixels)
+    curves[:, :, 1:-1] = scores.view(len(images), points - 2, 2).permute(2, 0, 1)
+    return Curves(deletion=curves[0], insertion=curves[1], fractions=counts.double().to(device) / pixels)
 
 
 def _class_scores(score_fn: ScoreFunction, x: Tensor, classes: Tensor) -> Float[Tensor, "M"]:

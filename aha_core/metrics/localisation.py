@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aha_core.errors import DataError
@@ -24,10 +24,16 @@ Maps = Float[Tensor, "B 1 H W"]
 Masks = Bool[Tensor, "B 1 H W"]
 
 
-def pointing_hit(maps: Maps, masks: Masks, seeds: Sequence[int]) -> Bool[Tensor, "B"]:
-    """Whether the maximum lies in the mask; ties fall as in `removal_order` with the same seeds."""
+def pointing_hit(
+    maps: Maps, masks: Masks, seeds: Sequence[int], orders: Int[Tensor, "B N"] | None = None
+) -> Bool[Tensor, "B"]:
+    """Whether the maximum lies in the mask; ties fall as in `removal_order` with the same seeds.
+
+    Args:
+        orders: `removal_order` of the maps, where it is known.
+    """
     inside = _flat(masks)
-    best = removal_order(maps, seeds)[:, :1]
+    best = (removal_order(maps, seeds) if orders is None else orders)[:, :1]
     return inside.gather(1, best).squeeze(1)
 
 
@@ -42,11 +48,13 @@ def energy_in_mask(maps: Maps, masks: Masks) -> Float[Tensor, "B"]:
     return (energy * inside).sum(dim=1) / energy.sum(dim=1)
 
 
-def rank_accuracy(maps: Maps, masks: Masks, seeds: Sequence[int]) -> Float[Tensor, "B"]:
-    """Share of the |mask| most important pixels that lie in the mask; ties as in `removal_order`."""
+def rank_accuracy(
+    maps: Maps, masks: Masks, seeds: Sequence[int], orders: Int[Tensor, "B N"] | None = None
+) -> Float[Tensor, "B"]:
+    """Share of the |mask| most important pixels that lie in the mask; ties and `orders` as in `pointing_hit`."""
     inside = _flat(masks)
     size = inside.sum(dim=1, keepdim=True)
-    sorted_inside = inside.gather(1, removal_order(maps, seeds))
+    sorted_inside = inside.gather(1, removal_order(maps, seeds) if orders is None else orders)
     among_first = torch.arange(inside.shape[1], device=inside.device) < size
     return (sorted_inside & among_first).sum(dim=1).double() / size.squeeze(1)
 

@@ -64,12 +64,23 @@ class ReportFigure:
 
 
 @dataclass(frozen=True)
+class ReportTable:
+    """A further table. id: anchor; note: how to read it; columns: heads after the method; rows: method and cells."""
+
+    id: str
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything in a report.
 
     title, subtitle: heading; verdict: sentences, the answer first; scores: in the order of the table;
     score_note: how to read the table; references: reference name to its rows; contract: lines of the metric contract;
-    facts: run facts; reproduce: commands; versions: package to version.
+    facts: run facts; reproduce: commands; versions: package to version; tables: further ones, after the references.
     """
 
     title: str
@@ -84,3 +95,4 @@ class ReportContent:
     versions: Mapping[str, str]
     score_note: str = ""
     warnings: tuple[str, ...] = field(default=())
+    tables: tuple[ReportTable, ...] = field(default=())

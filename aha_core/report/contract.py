@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from aha_core.config import EvaluateConfig, PerturbationConfig
 
+MEASURES = {
+    "mas": "MAS: curves penalised where the map's mass is not inserted as the score rises (Walker et al.).",
+    "saco": "SaCo: whether groups of pixels that are said to matter more do (10 groups; Wu et al.).",
+    "single_deletion": "Single deletion: Spearman of map sums and score drops over a 4 × 4 grid (after Hesse et al.).",
+    "pos_neg": "POS/NEG: top-1 accuracy for the label at 0 … 90 % removed, black, trapezoid × 100 (Chefer et al.).",
+    "road": "ROAD: mean over 10 … 90 % of score without the least minus without the most important pixels, removed by "
+    "noisy linear imputation (Rong et al.).",
+    "sparseness": "Gini: inequality of the map's magnitudes; how sparse, not how right.",
+}
+
 
 def contract_lines(config: EvaluateConfig, perturbation: PerturbationConfig) -> tuple[str, ...]:
     """One sentence per rule."""
@@ -12,17 +22,26 @@ def contract_lines(config: EvaluateConfig, perturbation: PerturbationConfig) -> 
         "black": "black (0 in pixel space)",
         "mean": f"mean colour ({mean})",
         "blur": f"Gaussian blur (kernel {perturbation.blur_kernel}, σ {perturbation.blur_sigma:g} px, reflect padding)",
+        "noise": "uniform noise (one seeded draw per image)",
     }
     roles = ", ".join(role.replace("_", " ") for role in config.classes)
     return (
+        *_scoring(config, roles, [described[name] for name in config.references]),
+        *(MEASURES[name] for name in config.measures),
+        "Energy: share of the map's positive part on the object. Pointing game: whether the maximum lies on it. IoU at "
+        "the best and at the map's mean threshold; average precision; boundary: F of the map's top region against the "
+        "mask. Always read beside the centre baseline and the area share, and on the off-centre images.",
+    )
+
+
+def _scoring(config: EvaluateConfig, roles: str, references: list[str]) -> tuple[str, ...]:
+    return (
         f"Score: softmax probability of the class ({roles}), fixed from the unperturbed image.",
-        f"References, in pixel space before normalisation: {'; '.join(described[name] for name in config.references)}.",
+        f"References, in pixel space before normalisation: {'; '.join(references)}.",
         "Ranking: descending at input resolution; ties fall at random with one seed per image; NaN is an error.",
         f"Curves: {config.points} points from 0 to 100 % of the pixels, both ends included; area by trapezoid over the "
         "true fractions.",
         "Deletion removes the most important pixels first; insertion adds them first to the reference.",
         "SRG = insertion AUC − deletion AUC, in [−1, 1]; per image first, then the mean. No image is filtered.",
         f"Intervals: 95 % percentile bootstrap over images, {config.bootstrap} resamples.",
-        "Energy: share of the map's positive part on the object. Pointing game: whether the maximum lies on it. Always "
-        "read beside the centre baseline and the area share.",
     )

@@ -61,7 +61,7 @@ class Linear(nn.Module):
 
 
 def test_gradients_of_a_linear_model(settings):
-    """SmoothGrad is the weight; Integrated Gradients from black is weight * input, both exactly."""
+    """SmoothGrad is the weight; the path methods from black are weight * input, all exactly."""
     target = Target("linear", Linear(), 4, ["a", "b"])
     images = torch.rand((2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     classes = torch.tensor([1, 0])
@@ -70,11 +70,15 @@ def test_gradients_of_a_linear_model(settings):
     torch.testing.assert_close(smooth, weight.abs().amax(dim=1, keepdim=True))
     integrated = make_baseline("integrated_gradients", target, settings).attribute(images, classes)
     torch.testing.assert_close(integrated, (weight * images).abs().sum(dim=1, keepdim=True))
+    for name in ("input_x_gradient", "gradient_shap"):
+        product = make_baseline(name, target, settings).attribute(images, classes)
+        torch.testing.assert_close(product, (weight * images).abs().sum(dim=1, keepdim=True))
 
 
 def test_integrated_gradients_use_the_reference(vit, images, settings):
     same = replace(settings, reference=lambda x: x.clone())
-    assert make_baseline("integrated_gradients", vit, same).attribute(images).abs().max() == 0
+    for name in ("integrated_gradients", "gradient_shap"):
+        assert make_baseline(name, vit, same).attribute(images).abs().max() == 0
 
 
 @pytest.mark.parametrize("architecture", ["vit", "resnet"])

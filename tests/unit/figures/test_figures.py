@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from aha_core.figures import (
+    critical_difference_figure,
     curves_figure,
     gallery_figure,
     hero_figure,
@@ -122,6 +123,17 @@ def test_hero_is_1600_pixels_wide(images):
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert texts == ["AHA\n(5 steps)", "SRG +0.50", "Chefer", "SRG +0.25"]
     assert size(to_png(figure))[0][0] == 1600
+
+
+def test_critical_difference():
+    methods, ranks = ["rise", "aha_t0", "random", "lime"], [2.1, 1.2, 3.9, 2.8]
+    figure = critical_difference_figure(methods, ranks, [(0, 3)])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[:4] == ["1", "2", "3", "4"]
+    assert set(texts[4:]) == {"AHA (one pass)  1.20", "RISE  2.10", "2.80  LIME", "3.90  Random"}
+    bar = max(figure.axes[0].lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(bar.get_xdata(), [2.07, 2.83])
+    assert size(to_png(figure))[1] > 0
 
 
 def test_png_is_deterministic():

@@ -1,0 +1,121 @@
+"""Checks of a method itself, not of finished maps: grid pointing game, max-sensitivity, model randomisation.
+
+They ask a method for new maps, of mosaics, of shifted images, of a target with random weights, and so cost many times
+what scoring costs: they run on few images and for the methods that are named. One row per measured map:
+
+    grid_NxN          image: number of the mosaic; detail: the cell's class; value: energy in the cell (chance 1 / N^2)
+    max_sensitivity   value: relative change of the map
+    spearman, ssim    detail: the last randomised group of the cascade; value: likeness to the intact target's map
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from aha_core.config import ChecksConfig
+from aha_core.errors import AttributionError, DataError
+from aha_core.metrics import (
+    cell_energy,
+    choose_cells,
+    max_sensitivity,
+    model_randomisation,
+    mosaics,
+)
+from aha_core.protocols import Attributor
+from aha_core.targets import Target
+
+MakeMethod = Callable[[Target], Attributor]
+Row = dict[str, Any]
+
+
+def check_method(
+    make_method: MakeMethod,
+    target: Target,
+    images: Float[Tensor, "B 3 H W"],
+    indices: Sequence[int],
+    config: ChecksConfig,
+    batch_size: int,
+    seed: int,
+) -> Iterator[Row]:
+    """All checks of one method; rows without the method's name.
+
+    Args:
+        make_method: builds the method for a target.
+        images: mosaics are made of all of them, the other checks use the first `config.images`.
+        indices: what identifies the images; they seed the draws.
+    """
+    with torch.no_grad():
+        confidences, classes = torch.cat([target.probabilities(part) for part in images.split(batch_size)]).max(dim=1)
+    method = Finite(make_method(target))
+    for side in config.sides:
+        yield from _grid(method, target, images, classes, confidences, side, config.mosaics, batch_size, seed)
+    few = min(config.images, len(images))
+    images, classes, indices = images[:few], classes[:few], indices[:few]
+    maps = method.attribute(images, classes)
+    seeds = [seed * 1_000_003 + index for index in indices]
+    moved = max_sensitivity(method, images, classes, maps, seeds, draws=config.draws)
+    for index, value in zip(indices, moved.tolist(), strict=True):
+        if isfinite(value):  # a map of zeros has no scale to compare with
+            yield {"check": "max_sensitivity", "image": index, "detail": "", "value": value}
+    for step in model_randomisation(
+        lambda model: Finite(make_method(with_model(target, model))), target.model, images, classes, seed, config.depths
+    ):
+        for name, values in (("spearman", step.spearman), ("ssim", step.ssim)):
+            for index, value in zip(indices, values.tolist(), strict=True):
+                yield {"check": name, "image": index, "detail": step.group, "value": value}
+
+
+class Finite:
+    """A method whose maps are checked. Raises AttributionError for NaN or infinite values."""
+
+    def __init__(self, method: Attributor) -> None:
+        self.method = method
+
+    def attribute(
+        self, x: Float[Tensor, "B 3 H W"], target: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B 1 H W"]:
+        maps = self.method.attribute(x, target)
+        if not bool(maps.isfinite().all()):
+            raise AttributionError("a map is not finite")
+        return maps
+
+
+def _grid(
+    method: Attributor,
+    target: Target,
+    images: Tensor,
+    classes: Int[Tensor, "B"],
+    confidences: Tensor,
+    side: int,
+    count: int,
+    batch_size: int,
+    seed: int,
+) -> Iterator[Row]:
+    """The grid pointing game; no rows where the images have too few classes or the grid does not divide them."""
+    try:
+        cells = choose_cells(classes.tolist(), confidences.tolist(), side, count, seed)
+        made = mosaics(images, classes, cells, side)
+    except DataError:
+        return
+    jobs = [(mosaic, cell) for mosaic in range(len(made.images)) for cell in range(side * side)]
+    for start in range(0, len(jobs), batch_size):
+        mosaic, cell = torch.tensor(jobs[start : start + batch_size], device=images.device).unbind(dim=1)
+        wanted = made.classes[mosaic, cell]
+        energy = cell_energy(method.attribute(made.images[mosaic], wanted), cell, side)
+        for number, label, value in zip(mosaic.tolist(), wanted.tolist(), energy.tolist(), strict=True):
+            yield {"check": f"grid_{side}x{side}", "image": number, "detail": str(label), "value": value}
+
+
+def with_model(target: Target, model: nn.Module) -> Target:
+    """The target with another model of the same kind in its place; the given target is not changed."""
+    other = copy.copy(target)
+    other._modules = dict(target._modules)
+    other.model = model.eval().requires_grad_(False)
+    return other

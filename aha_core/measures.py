@@ -1,0 +1,169 @@
+"""The measures that evaluation adds to the curves, by name. A new one is a function here and a line in a registry.
+
+Those of `BY_REFERENCE` depend on the reference image, those of `REFERENCE_FREE` do not; each gives one number per image
+and column. What does not depend on the map (end points, effects of single deletions) is computed once per chunk and
+shared by all methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aha_core.metrics import (
+    Curves,
+    Endpoints,
+    area_share,
+    average_precision,
+    best_iou,
+    boundary_alignment,
+    deletion_effects,
+    endpoint_scores,
+    energy_in_mask,
+    gini,
+    magnitude_aligned,
+    mean_threshold_iou,
+    off_centre,
+    perturbation_accuracy,
+    pointing_hit,
+    rank_accuracy,
+    road,
+    saco,
+    single_deletion_correlation,
+)
+from aha_core.metrics.curves import ScoreFunction
+
+Columns = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one chunk of images is scored with, for one class role.
+
+    score_fn: images to class probabilities; classes: the explained ones; labels: ground truth; seeds: one per image;
+    masks: of the objects, where the data has them; batch_size: masked images per call of score_fn.
+    """
+
+    score_fn: ScoreFunction
+    images: Float[Tensor, "B 3 H W"]
+    classes: Int[Tensor, "B"]
+    labels: Int[Tensor, "B"]
+    seeds: list[int]
+    masks: Bool[Tensor, "B 1 H W"] | None
+    batch_size: int
+
+
+@dataclass
+class Removal:
+    """One reference of a scene, with what all methods share."""
+
+    scene: Scene
+    reference: Float[Tensor, "B 3 H W"]
+
+    @cached_property
+    def ends(self) -> Endpoints:
+        scene = self.scene
+        return endpoint_scores(scene.score_fn, scene.images, scene.classes, self.reference, scene.batch_size)
+
+    @cached_property
+    def effects(self) -> Float[Tensor, "B N"]:
+        """Of single deletions."""
+        scene = self.scene
+        return deletion_effects(
+            scene.score_fn, scene.images, scene.classes, self.reference, self.ends.image, scene.batch_size
+        )
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A method's maps with their orders."""
+
+    maps: Float[Tensor, "B 1 H W"]
+    orders: Int[Tensor, "B N"]
+
+
+def _mas(removal: Removal, ranked: Ranked, curves: Curves, counts: Tensor) -> Columns:
+    result = magnitude_aligned(curves, ranked.maps, ranked.orders, counts)
+    return {"mas_deletion": result.deletion, "mas_insertion": result.insertion, "mas": result.difference}
+
+
+def _saco(removal: Removal, ranked: Ranked, curves: Curves, counts: Tensor) -> Columns:
+    scene = removal.scene
+    value = saco(
+        scene.score_fn, scene.images, ranked.maps, ranked.orders, scene.classes, removal.reference,
+        removal.ends.image, scene.batch_size,
+    )  # fmt: skip
+    return {"saco": value}
+
+
+def _single_deletion(removal: Removal, ranked: Ranked, curves: Curves, counts: Tensor) -> Columns:
+    return {"single_deletion": single_deletion_correlation(ranked.maps, removal.effects)}
+
+
+def _pos_neg(scene: Scene, ranked: Ranked) -> Columns:
+    result = perturbation_accuracy(scene.score_fn, scene.images, ranked.orders, scene.labels, scene.batch_size)
+    return {"pos": result.positive, "neg": result.negative}
+
+
+def _road(scene: Scene, ranked: Ranked) -> Columns:
+    result = road(scene.score_fn, scene.images, ranked.orders, scene.classes, scene.seeds, scene.batch_size)
+    return {"road": result.gap, "road_accuracy": result.accuracy_gap}
+
+
+def _sparseness(scene: Scene, ranked: Ranked) -> Columns:
+    return {"gini": gini(ranked.maps)}
+
+
+def localisation(scene: Scene, ranked: Ranked) -> Columns:
+    """Everything that needs masks. Raises ValueError for a scene without them."""
+    if scene.masks is None:
+        raise ValueError("localisation needs masks")
+    maps, masks, seeds = ranked.maps, scene.masks, scene.seeds
+    return {
+        "pointing": pointing_hit(maps, masks, seeds, ranked.orders).double(),
+        "energy": energy_in_mask(maps, masks),
+        "rank_accuracy": rank_accuracy(maps, masks, seeds, ranked.orders),
+        "best_iou": best_iou(maps, masks),
+        "mean_iou": mean_threshold_iou(maps, masks),
+        "average_precision": average_precision(maps, masks),
+        "boundary": boundary_alignment(maps, masks, seeds, orders=ranked.orders),
+        "area": area_share(masks),
+        "off_centre": off_centre(masks).double(),
+    }
+
+
+BY_REFERENCE: dict[str, Callable[[Removal, Ranked, Curves, Tensor], Columns]] = {
+    "mas": _mas,
+    "saco": _saco,
+    "single_deletion": _single_deletion,
+}
+REFERENCE_FREE: dict[str, Callable[[Scene, Ranked], Columns]] = {
+    "pos_neg": _pos_neg,
+    "road": _road,
+    "sparseness": _sparseness,
+}
+
+
+def tabulated(columns: Columns) -> list[dict[str, float]]:
+    """One dictionary per image."""
+    values = {name: column.detach().cpu().tolist() for name, column in columns.items()}
+    count = len(next(iter(values.values()))) if values else 0
+    return [{name: values[name][place] for name in values} for place in range(count)]
+
+
+def in_precision(score_logits: Callable[[Tensor], Tensor], precision: str) -> ScoreFunction:
+    """Probabilities from a function to logits, in float32 or under bf16 autocast (softmax always in float32)."""
+
+    def scores(x: Float[Tensor, "M 3 H W"]) -> Float[Tensor, "M Y"]:
+        if precision == "fp32":
+            return score_logits(x).float().softmax(dim=-1)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits = score_logits(x)
+        return logits.float().softmax(dim=-1)
+
+    return scores

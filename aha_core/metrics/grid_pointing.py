@@ -1,0 +1,95 @@
+"""Grid pointing game (Böhle et al., "Convolutional Dynamic Alignment Networks", CVPR 2021): no masks, no centre bias.
+
+An n x n mosaic holds confidently classified images of n^2 different classes. A map that explains the class of one
+cell should put its mass there:
+
+    score = energy of the map's positive part in the cell = `energy_in_mask`(map, cell);  1 / n^2 by chance
+
+Mosaics have the target's input size, so that transformers with a fixed size can play: each image shrinks to size / n.
+Shrunk images may be recognised less well: pass confidences measured on images of that size (`shrink`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aha_core.errors import DataError
+from aha_core.metrics.localisation import energy_in_mask
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """images: in [0, 1]; classes: of the n^2 cells, row by row; sources: places of the images that fill the cells."""
+
+    images: Float[Tensor, "M 3 H W"]
+    classes: Int[Tensor, "M K"]
+    sources: Int[Tensor, "M K"]
+    side: int
+
+
+def choose_cells(
+    classes: Sequence[int], confidences: Sequence[float], side: int, count: int, seed: int
+) -> list[list[int]]:
+    """Images for at most `count` mosaics: n^2 distinct classes each, a class's most confident images first, none twice.
+
+    A class may return in another mosaic with another image. Which classes share a mosaic is a seeded draw that prefers
+    classes with many images left, so that as many mosaics as possible can be filled.
+
+    Raises DataError where the images do not suffice for one.
+    """
+    best_last: dict[int, list[int]] = {}
+    for place in sorted(range(len(classes)), key=lambda one: (confidences[one], -one)):
+        best_last.setdefault(int(classes[place]), []).append(place)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for _ in range(count):
+        left = [label for label in sorted(best_last) if best_last[label]]
+        if len(left) < side * side:
+            break
+        shuffled = [left[place] for place in torch.randperm(len(left), generator=generator).tolist()]
+        shuffled.sort(key=lambda label: -len(best_last[label]))  # stable: ties stay shuffled
+        cells = [best_last[label].pop() for label in shuffled[: side * side]]
+        chosen.append([cells[place] for place in torch.randperm(len(cells), generator=generator).tolist()])
+    if not chosen:
+        raise DataError(
+            f"{len(classes)} images of {len(best_last)} classes do not fill one mosaic of {side} x {side} different "
+            "classes; give images of more classes or use a smaller grid"
+        )
+    return chosen
+
+
+def shrink(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 h w"]:
+    """Images at the size of a cell, antialiased. Raises DataError where n does not divide the image."""
+    height, width = images.shape[-2:]
+    if height % side or width % side:
+        raise DataError(f"{height} x {width} pixels do not divide into {side} x {side} cells; use another grid")
+    size = (height // side, width // side)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def mosaics(
+    images: Float[Tensor, "B 3 H W"], classes: Int[Tensor, "B"], cells: Sequence[Sequence[int]], side: int
+) -> Mosaics:
+    """Mosaics of the chosen images (`choose_cells`), at the size of one image."""
+    sources = torch.tensor([list(row) for row in cells], device=images.device)
+    small = shrink(images, side)[sources]  # M K 3 h w
+    rows = [torch.cat(small[:, row * side : (row + 1) * side].unbind(dim=1), dim=3) for row in range(side)]
+    return Mosaics(torch.cat(rows, dim=2), classes[sources], sources, side)
+
+
+def cell_masks(side: int, size: tuple[int, int]) -> Bool[Tensor, "K 1 H W"]:
+    """The pixels of each cell, row by row."""
+    rows, columns = (torch.arange(length) * side // length for length in size)
+    return (rows[:, None] * side + columns)[None, None] == torch.arange(side * side)[:, None, None, None]
+
+
+def cell_energy(maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int) -> Float[Tensor, "B"]:
+    """Share of each map's positive part in its cell; 1 / n^2 for a map without one."""
+    masks = cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)
+    return energy_in_mask(maps, masks[cells])

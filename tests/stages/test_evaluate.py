@@ -1,0 +1,278 @@
+"""The stage as a whole: what it writes, that it continues after a kill, and what a failing method does to it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aha_core.baselines import BASELINES
+from aha_core.errors import AttributionError
+from aha_core.explainer.storage import Training, save_explainer
+from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
+from aha_core.training import new_state
+from stages import evaluate
+from stages.context import Context
+from stages.images import evaluated
+
+METHODS = ["random", "centre", "grad_cam"]
+
+
+class Quiet:
+    """A tracker that keeps what it is told."""
+
+    metrics: dict[str, float] = {}
+
+    @classmethod
+    def for_stage(cls, uri, paths):
+        return cls()
+
+    def log_metrics(self, metrics, step=0):
+        Quiet.metrics = metrics
+
+    def finish(self):
+        pass
+
+    def log_files(self, files, folder):
+        assert all(file.is_file() for file in files)
+
+
+@pytest.fixture
+def ctx(workspace, change, monkeypatch) -> Context:
+    monkeypatch.setattr(evaluate, "Tracker", Quiet)
+    change("evaluate", methods=METHODS, measures=["mas"], slices=["correct"], points=3, bootstrap=10)
+    checks = {"methods": [], "images": 1, "mosaics": 1, "sides": [2], "draws": 1, "depths": 1}
+    change("evaluate", checks=checks)
+    change("resources", batch_size=4, threads=1)
+    return refined(workspace)
+
+
+def refined(workspace: Path) -> Context:
+    """A context with seeded maps as AHA's: step 0 noise, step 1 the object's mask."""
+    ctx = Context.create(workspace)
+    dataset, indices = evaluated(ctx, "test")
+    noise = np.random.default_rng(0).random((len(indices), 1, 1, 32, 32), np.float32)
+    masks = np.stack([dataset.mask(index).numpy() for index in indices])[:, None, None].astype(np.float32)
+    ctx.paths.refined.mkdir(parents=True, exist_ok=True)
+    np.save(ctx.paths.refined / "maps_predicted.npy", np.concatenate([noise, masks], axis=1))
+    facts = {"indices": indices, "roles": ["predicted"], "steps": 1}
+    (ctx.paths.refined / "images.json").write_text(json.dumps(facts))
+    return ctx
+
+
+def outputs(ctx: Context) -> dict[str, bytes]:
+    folders = (ctx.paths.evaluation, ctx.paths.metrics, ctx.paths.plots)
+    return {file.name: file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
+
+
+def test_tables_and_summary(ctx, change):
+    measures = [*BY_REFERENCE, *REFERENCE_FREE]
+    change("evaluate", measures=measures, slices=["confidence", "correct", "object_size"])
+    ctx = Context.create(ctx.paths.root)
+    evaluate.run(ctx)
+    names = ["aha_t0", "aha_t1", *METHODS]
+    rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
+    assert len(rows) == 6 * len(names) * 3 and not rows.isna().any().any()
+    assert not rows.duplicated(["image", "method", "class", "reference"]).any()
+    assert {"mas", "saco", "single_deletion"} <= set(rows.columns)
+    free = pd.read_parquet(ctx.paths.evaluation / "reference_free.parquet")
+    assert len(free) == 6 * len(names) and {"pos", "neg", "road", "gini"} <= set(free.columns)
+    places = pd.read_parquet(ctx.paths.evaluation / "localisation.parquet")
+    perfect = places[places["method"] == "aha_t1"]
+    assert (perfect[["energy", "best_iou", "average_precision", "boundary"]] == 1).all().all()
+    with np.load(ctx.paths.evaluation / "curves.npz") as curves:
+        assert curves["grad_cam/predicted/blur"].shape == (2, 6, 3)
+    with np.load(ctx.paths.evaluation / "gallery.npz") as gallery:
+        assert gallery["predicted/centre"].shape == (3, 32, 32)
+    slices = pd.read_csv(ctx.paths.evaluation / "slices.csv")
+    assert set(slices["column"]) == {"confidence", "correct", "object_size"}
+    assert (slices[slices["method"] == "aha_t0"].groupby("column")["images"].sum() == 6).all()
+
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["not_applicable"] == {} and "failures" not in summary
+    assert set(summary["ranks"]["methods"]) == set(names)
+    assert summary["passes_per_map"]["grad_cam"] == {"forward": 1.0, "gradients": 1.0}
+    assert summary["localisation"]["aha_t1"]["energy"]["mean"] == 1
+    assert "seconds_per_map/grad_cam" in Quiet.metrics
+    text = json.dumps(summary)
+    assert "seconds" not in text and str(ctx.paths.root) not in text
+    assert not list((ctx.paths.state / "evaluation").iterdir())  # nothing left behind
+
+
+def test_killed_and_continued_gives_the_same_bytes(ctx, monkeypatch):
+    evaluate.run(ctx)
+    whole = outputs(ctx)
+    centre = BASELINES["centre"].factory
+    calls = []
+
+    def killed(self, x, classes):
+        calls.append(len(x))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, x, classes)
+
+    original = centre._maps
+    monkeypatch.setattr(centre, "_maps", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(ctx)
+    evaluate.run(ctx)
+    assert calls == [4, 2, 2]  # the first chunk was not computed again
+    assert outputs(ctx) == whole
+
+
+def test_the_number_of_workers_does_not_matter(ctx):
+    evaluate.run(ctx)
+    whole = outputs(ctx)
+    target = evaluate.Target.load(ctx.paths.target)
+    methods, _ = evaluate.baselines(ctx, target)
+    names = ["aha_t0", "aha_t1", *METHODS]
+    store = evaluate.PartStore(evaluate.store_folder(ctx))
+    for rank in (1, 0):
+        evaluate.score(ctx, target, methods, names, store, rank, world=2)
+    for name in names:
+        assert store.has("predicted", 0, name) and store.has("predicted", 4, name)
+    evaluate.run(ctx)
+    assert outputs(ctx) == whole
+
+
+@pytest.mark.parametrize("way", ["raises", "nan", "shape"])
+def test_a_method_that_fails_on_some_images(ctx, change, monkeypatch, way):
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+    dataset, indices = evaluated(ctx, "test")
+    bad = dataset.batch(indices[1:2])[0][0].float() / 255
+
+    def failing(self, x, classes):
+        maps = original(self, x, classes).clone()
+        for place, image in enumerate(x):
+            if image.equal(bad):
+                if way == "raises":
+                    raise RuntimeError("on purpose")
+                if way == "shape":
+                    return maps.expand(-1, 2, -1, -1)
+                maps[place] = torch.nan
+        return maps
+
+    monkeypatch.setattr(centre, "_maps", failing)
+    with pytest.raises(AttributionError, match=r"centre gave no usable map .* evaluate.max_failed = 0.01"):
+        evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["failures"]["centre"]["failed"] == 1 and summary["failures"]["centre"]["of"] == 6
+    failures = pd.read_parquet(ctx.paths.evaluation / "failures.parquet")
+    assert set(failures["method"]) == {"centre"} and len(failures) == 1
+    rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
+    assert (rows.groupby("method")["index"].nunique() == 6).sum() == 4
+    assert rows[rows["method"] == "centre"]["index"].nunique() == 5
+    assert summary["scores"]["predicted"]["centre"]["aha_t0_minus_this"]["n"] == 5
+
+    change("evaluate", max_failed=0.9)
+    evaluate.run(Context.create(ctx.paths.root))  # tolerated, still recorded
+    monkeypatch.setattr(centre, "_maps", original)
+
+
+def test_failed_parts_are_tried_again(ctx, monkeypatch):
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+    monkeypatch.setattr(centre, "_maps", lambda self, x, classes: original(self, x, classes) * torch.nan)
+    with pytest.raises(AttributionError, match="6 of 6"):
+        evaluate.run(ctx)
+    assert "centre" not in json.loads((ctx.paths.metrics / "evaluation.json").read_text())["scores"]["predicted"]
+    monkeypatch.setattr(centre, "_maps", original)
+    evaluate.run(ctx)
+    assert not (ctx.paths.evaluation / "failures.parquet").exists()
+
+
+def test_checks_ask_methods_for_new_maps(ctx, change):
+    params = ctx.params
+    target = evaluate.Target.load(ctx.paths.target)
+    state = new_state(params, target, torch.device("cpu"))
+    training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
+    save_explainer(ctx.paths.explainer, state.average, training)
+    checks = {
+        "methods": ["aha", "centre", "grad_cam"],
+        "images": 2,
+        "mosaics": 2,
+        "sides": [2, 3],
+        "draws": 2,
+        "depths": 2,
+    }
+    change("evaluate", checks=checks, images=20)
+    ctx = refined(ctx.paths.root)
+    evaluate.run(ctx)
+    rows = pd.read_parquet(ctx.paths.evaluation / "checks.parquet")
+    assert set(rows["method"]) == {"aha", "centre", "grad_cam"}
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]
+    centre = summary["centre"]
+    assert centre["max_sensitivity"]["mean"] == 0 and all(one["mean"] == 1 for one in centre["spearman"].values())
+    for method in ("aha", "grad_cam"):
+        assert summary[method]["max_sensitivity"]["mean"] > 0
+        assert list(summary[method]["spearman"].values())[-1]["mean"] < 0.95
+        assert len(summary[method]["ssim"]) == 2
+    grid = rows[rows["check"] == "grid_2x2"]
+    if len(grid):  # whether the small target predicts four classes is up to its training
+        assert (grid.groupby(["method", "image"])["value"].count() == 4).all()
+        np.testing.assert_allclose(grid[grid["method"] == "centre"].groupby("image")["value"].sum(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, None])
+def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
+    change("evaluate", checks={"methods": ["centre"], "images": 1, "mosaics": 1, "sides": [], "draws": 1, "depths": 1})
+    ctx = Context.create(ctx.paths.root)
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+
+    def moved(self, x, classes):
+        if len(x) == 1:
+            if value is None:
+                raise RuntimeError("one image is not enough")
+            return original(self, x, classes) * value
+        return original(self, x, classes)
+
+    monkeypatch.setattr(centre, "_maps", moved)
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    words = "one image is not enough" if value is None else "not finite"
+    assert words in summary["checks"]["centre"]["failed"]
+
+
+def test_bf16_states_its_error(ctx, change):
+    change("evaluate", precision="bf16")
+    evaluate.run(Context.create(ctx.paths.root))
+    precision = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["precision"]
+    assert precision["type"] == "bf16" and 0 < precision["max_error"] < 0.05
+
+
+def test_methods_that_do_not_apply_are_named_and_have_no_row(ctx, change, monkeypatch):
+    spec = BASELINES["grad_cam"]
+    other = type(spec)(spec.name, spec.description, spec.factory, spec.passes, lambda target: "needs a moon")
+    monkeypatch.setitem(BASELINES, "grad_cam", other)
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["not_applicable"] == {"grad_cam": "needs a moon"}
+    assert "grad_cam" not in summary["scores"]["predicted"]
+
+
+def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
+    from stages import report
+
+    change("evaluate", precision="bf16", max_failed=1.0)
+    ctx = Context.create(ctx.paths.root)
+    centre = BASELINES["centre"].factory
+    original = centre._maps
+    holes = torch.tensor([torch.nan, 1.0]).repeat(2).view(-1, 1, 1, 1)  # every other image
+    monkeypatch.setattr(centre, "_maps", lambda self, x, classes: original(self, x, classes) * holes[: len(x)])
+    evaluate.run(ctx)
+    monkeypatch.setattr(report, "Tracker", Quiet)
+    (ctx.paths.plots / "training.csv").write_text("step,loss\n1,0.5\n2,0.4\n")
+    report.run(ctx)
+    html = (ctx.paths.report / "index.html").read_text()
+    assert (ctx.paths.report / "ranks.png").is_file()
+    for words in (
+        "Mean ranks",
+        "Centre gave no usable map for 3 of 6 images",
+        "Scored in bf16",
+        "MAS: curves penalised",
+    ):
+        assert words in html, words

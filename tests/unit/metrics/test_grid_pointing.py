@@ -1,0 +1,55 @@
+"""Mosaics cell by cell, and their score."""
+
+import pytest
+import torch
+
+from aha_core.errors import DataError
+from aha_core.metrics import cell_energy, choose_cells, mosaics, shrink
+from aha_core.metrics.grid_pointing import cell_masks
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_each_cell_shows_its_image(side: int):
+    colours = torch.linspace(0, 1, 9).view(9, 1, 1, 1).expand(9, 3, 12, 12)
+    cells = [list(range(side * side)), list(range(side * side))[::-1]]
+    made = mosaics(colours, torch.arange(9) + 10, cells, side)
+    assert made.images.shape == (2, 3, 12, 12)
+    assert made.classes.tolist() == [[place + 10 for place in row] for row in cells]
+    masks = cell_masks(side, (12, 12))
+    for mosaic, row in zip(made.images, cells, strict=True):
+        for mask, place in zip(masks, row, strict=True):
+            torch.testing.assert_close(mosaic[:, mask[0]], colours[place, :, : 12 // side, : 12 // side].flatten(1))
+
+
+def test_energy_in_the_right_cell():
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, 0, 0, 3], maps[0, 0, 3, 3], maps[0, 0, 3, 0] = 3.0, 1.0, -5.0  # cells 1, 3 and 2 of 2 x 2
+    assert cell_energy(maps, torch.tensor([1, 1]), 2).tolist() == [0.75, 0.25]  # a zero map is worth chance
+    assert cell_energy(maps, torch.tensor([2, 0]), 2).tolist() == [0.0, 0.25]
+    assert cell_energy(torch.ones(1, 1, 6, 6), torch.tensor([4]), 3).item() == pytest.approx(1 / 9)
+
+
+class TestChoice:
+    classes = [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    confidences = [0.9, 0.8, 0.7, 0.95, 0.6, 0.5, 0.99, 0.4, 0.3]
+
+    def test_distinct_classes_confident_first_and_no_image_twice(self):
+        chosen = choose_cells(self.classes, self.confidences, 2, 2, seed=0)
+        assert sorted(chosen[0]) == [0, 3, 4, 6]  # the classes with two images, the more confident of each
+        for cells in chosen:
+            assert len({self.classes[place] for place in cells}) == 4
+        used = sum(chosen, [])
+        assert len(set(used)) == len(used)
+        assert chosen == choose_cells(self.classes, self.confidences, 2, 2, seed=0)
+        assert any(chosen != choose_cells(self.classes, self.confidences, 2, 2, seed) for seed in range(1, 5))
+
+    def test_too_few_classes(self):
+        with pytest.raises(DataError, match="9 images of 5 classes do not fill one mosaic of 3 x 3"):
+            choose_cells(self.classes, self.confidences, 3, 1, seed=0)
+
+    def test_as_many_as_can_be_filled(self):
+        assert len(choose_cells(self.classes, self.confidences, 2, 9, seed=0)) == 2
+
+    def test_cells_must_divide_the_image(self):
+        with pytest.raises(DataError, match="64 x 64 pixels do not divide into 3 x 3"):
+            shrink(torch.rand(1, 3, 64, 64), 3)

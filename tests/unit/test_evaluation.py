@@ -1,0 +1,157 @@
+"""Attempts at maps, sliced and summarised rows, and what maps cost."""
+
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from aha_core.errors import AttributionError, ConfigError
+from aha_core.evaluation import attempt_maps
+from aha_core.runtime import measured
+from aha_core.slices import slice_labels, slice_scores, with_facts
+from aha_core.summary import ranks_of_summary, srg_table, summarise, summarise_localisation, summarise_ranks
+from aha_core.targets import Target
+
+X = torch.rand((3, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+CLASSES = torch.tensor([0, 1, 2])
+
+
+class TestAttempt:
+    def test_legal_maps_pass(self):
+        for maps in (torch.zeros(3, 1, 4, 4), -torch.full((3, 1, 4, 4), 6e4).half(), 1e30 * torch.ones(3, 1, 4, 4)):
+            attempt = attempt_maps(lambda x, c, maps=maps: maps, X, CLASSES)
+            assert attempt.errors == {} and attempt.maps.equal(maps.float())
+
+    def test_one_bad_image_does_not_take_the_others_along(self):
+        calls = []
+
+        def method(x, classes):
+            calls.append(len(x))
+            if bool((classes == 1).any()):
+                raise RuntimeError("no class 1\nmore")
+            return x[:, :1] + classes.view(-1, 1, 1, 1)
+
+        attempt = attempt_maps(method, X, CLASSES)
+        assert calls == [3, 1, 1, 1]
+        assert attempt.errors == {1: "RuntimeError: no class 1"}
+        assert attempt.maps[1].abs().max() == 0
+        assert attempt.maps[2].equal(X[2, :1] + 2)
+
+    def test_values_that_are_not_finite(self):
+        maps = torch.ones(3, 1, 4, 4)
+        maps[2, 0, 0, :2] = torch.tensor([torch.nan, -torch.inf])
+        attempt = attempt_maps(lambda x, c: maps, X, CLASSES)
+        assert attempt.errors == {2: "2 of 16 values are NaN or infinite"} and attempt.maps.isfinite().all()
+
+    def test_wrong_shapes(self):
+        attempt = attempt_maps(lambda x, c: x, X, CLASSES)
+        assert len(attempt.errors) == 3 and "(1, 3, 4, 4) instead of (1, 1, 4, 4)" in attempt.errors[0]
+
+    def test_an_interrupt_is_not_a_failure(self):
+        def method(x, classes):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            attempt_maps(method, X, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=12, depth=1, num_heads=1, num_classes=3)
+    return Target("vit", model, 32, ["a", "b", "c"])
+
+
+class TestCost:
+    def test_passes_are_counted_exactly(self, target):
+        x = torch.rand(2, 3, 32, 32)
+        with measured(target) as cost:
+            with torch.no_grad():
+                target(x)
+            target(x.clone().requires_grad_())[:, 0].sum().backward()
+        assert (cost.forward, cost.gradients) == (4, 2)
+        assert cost.seconds > 0 and (cost.peak_bytes is None or cost.peak_bytes >= 0)
+
+    def test_hooks_go_also_after_an_error(self, target):
+        with pytest.raises(RuntimeError), measured(target) as cost:
+            target(torch.rand(1, 3, 32, 32))
+            raise RuntimeError
+        assert cost.forward == 1
+        assert not any(module._forward_hooks for module in target.modules())
+
+    def test_memory_of_a_large_allocation_is_seen(self, target):
+        with measured(target) as cost:
+            held = torch.ones(200, 1 << 18)  # 200 MiB
+        if cost.peak_bytes is None:
+            pytest.skip("this platform does not tell the peak")
+        assert 150e6 < cost.peak_bytes < 400e6 and held.numel()
+
+
+def table(methods: dict[str, list[float]]) -> pd.DataFrame:
+    """Rows of SRG values per image under two references that differ by .2."""
+    rows = []
+    for method, values in methods.items():
+        for index, value in enumerate(values):
+            for reference, shift in (("black", -0.1), ("blur", 0.1)):
+                facts = {"index": index, "role": "predicted", "class": index % 2, "label": 0, "method": method}
+                scores = {"deletion": 0.2, "insertion": 0.2 + value + shift, "srg": value + shift}
+                rows.append(facts | {"reference": reference, "probability": index / 10} | scores)
+    return pd.DataFrame(rows)
+
+
+ROWS = table({"aha_t0": [0.4, 0.5, 0.6], "aha_t1": [0.5, 0.6, 0.7], "rise": [0.1, 0.2, 0.3]})
+
+
+class TestSummary:
+    def test_references_are_averaged_first(self):
+        summary = summarise(ROWS, 50, 0)["predicted"]
+        assert summary["rise"]["srg"]["mean"] == 0.2 and summary["rise"]["srg"]["n"] == 3
+        assert summary["rise"]["by_reference"]["blur"]["srg"] == 0.3
+        assert summary["rise"]["aha_t0_minus_this"]["mean"] == 0.3
+
+    def test_comparisons_use_the_images_that_both_have(self):
+        missing = ROWS[~((ROWS["method"] == "rise") & (ROWS["index"] == 0))]
+        summary = summarise(missing, 50, 0)["predicted"]
+        assert summary["rise"]["aha_t0_minus_this"]["n"] == 2 and summary["rise"]["srg"]["mean"] == 0.25
+        assert len(srg_table(missing, "predicted")) == 2
+
+    def test_without_our_own_maps_there_is_no_comparison(self):
+        with pytest.raises(AttributionError, match="no usable map of aha_t0"):
+            summarise(ROWS[ROWS["method"] != "aha_t0"], 50, 0)
+
+    def test_ranks(self):
+        summary = summarise_ranks(srg_table(ROWS, "predicted"), 50, 0)
+        assert {name: one["mean_rank"] for name, one in summary["methods"].items()} == {
+            "aha_t0": 2.0, "aha_t1": 1.0, "rise": 3.0,
+        }  # fmt: skip
+        assert summary["methods"]["aha_t1"]["first"] == 1.0
+        names, difference = ranks_of_summary(summary)
+        assert names == ["aha_t0", "aha_t1", "rise"] and difference.mean_ranks == (2.0, 1.0, 3.0)
+
+    def test_localisation_also_on_the_off_centre_images(self):
+        rows = pd.DataFrame({"method": ["a", "a"], "energy": [0.2, 0.8], "area": [0.1, 0.3], "off_centre": [1.0, 0.0]})
+        summary = summarise_localisation(rows, 10, 0)["a"]
+        assert summary["energy"]["mean"] == 0.5 and summary["off_centre"]["energy"] == {
+            "mean": 0.2, "low": 0.2, "high": 0.2, "n": 1,
+        }  # fmt: skip
+
+
+class TestSlices:
+    def test_by_value_and_by_tercile(self):
+        facts = with_facts(ROWS, None)
+        assert set(slice_labels(facts, "correct")) == {"True", "False"}
+        many = with_facts(table({"aha_t0": [i / 10 for i in range(9)]}), None)
+        parts = slice_scores(many, "confidence", 20, 0)
+        assert parts["slice"].tolist() == ["up to 0.267", "0.267 to 0.533", "above 0.533"]
+        assert parts["images"].tolist() == [3, 3, 3]
+        assert parts["srg"].tolist() == pytest.approx([0.1, 0.4, 0.7])
+
+    def test_object_size_comes_from_the_masks(self):
+        places = pd.DataFrame(
+            {"index": [0, 1, 2], "role": "predicted", "area": [0.1, 0.2, 0.3], "off_centre": [1, 0, 0]}
+        )
+        parts = slice_scores(with_facts(ROWS, places), "off_centre", 20, 0)
+        assert parts[parts["method"] == "rise"].set_index("slice")["srg"].to_dict() == {"True": 0.1, "False": 0.25}
+
+    def test_unknown_column(self):
+        with pytest.raises(ConfigError, match="no column 'size'; with this data: .*confidence"):
+            slice_labels(with_facts(ROWS, None), "size")
