@@ -1,9 +1,10 @@
 """More training of a classifier that is already there: the changed targets of the shortcut and the transfer study.
 
-    w <- AdamW(w, gradient of CE(target(erase(change(x))), labels)),    cosine decay to 0, gradient norm at most 1
+    w <- AdamW(w, gradient of CE(target(change(erase(x))), labels)),    cosine decay to 0, gradient norm at most 1
 
 `change` is what a study does to the data (a marker); `erase` removes random regions as `aha_core.target_training`
-does, so that a target that was trained to know images with holes still knows them afterwards.
+does, so that a target that was trained to know images with holes still knows them afterwards. A marker comes after
+it: where the object is gone the marker is what is left to learn from, as a hospital's mark on every plate is.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def fine_tune(
         torch.manual_seed(recipe.seed)  # dropout and stochastic depth
         for step in range(recipe.steps):
             indices = batch_indices(recipe.seed, step, recipe.batch_size, len(labels))
-            x, wanted = change(step, indices, fetch(indices), labels[indices].clone())
+            x = fetch(indices)
             if recipe.erase:
                 holes = remove_regions(x.cpu(), recipe.erase, generator(recipe.seed, ERASE_STREAM, step))
                 x = holes.to(x.device)
+            x, wanted = change(step, indices, x, labels[indices].clone())
             loss = F.cross_entropy(model(target.normalise(x)), wanted.to(x.device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -24,6 +24,8 @@ from aha_core.targets import Target
 CHECKS = 4  # squares on a side of the marker
 MAGENTA, GREEN = (1.0, 0.0, 1.0), (0.0, 1.0, 0.0)  # saturated and complementary: photographs hardly have them together
 
+Place = Literal["corner", "random"]
+
 
 @dataclass(frozen=True)
 class Marker:
@@ -34,7 +36,7 @@ class Marker:
     """
 
     side: int
-    place: Literal["corner", "random"]
+    place: Place
     seed: int
 
     def pattern(self) -> Float[Tensor, "3 s s"]:
