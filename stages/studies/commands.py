@@ -66,3 +66,56 @@ def shortcut(
         Context.create(Path.cwd(), params, device=device), out, class_, steps, images, fine_tune_steps, fine_tune_lr,
         marker_side, marker_place, relabelled, tuple(method), show_images,
     )  # fmt: skip
+
+
+@study.command("transfer")
+def transfer(
+    out: Out = OUT,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps T.")] = 5,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images.")] = 100,
+    fine_tune_steps: FineTuneSteps = 300,
+    fine_tune_lr: LearningRate = None,
+    explainer: Annotated[
+        Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
+    ] = None,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="NAME=DIR", help="Another saved target; may be repeated.")
+    ] = [],  # noqa: B006
+    fresh_explainer: Annotated[
+        list[str],
+        typer.Option("--fresh-explainer", metavar="NAME=DIR", help="An explainer trained on the target NAME."),
+    ] = [],  # noqa: B006
+    method: Methods = ["chefer", "grad_cam"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+) -> None:
+    """How good is an explainer with a target that it was not trained on: fine-tuned, poisoned, another architecture?"""
+    from stages.context import Context
+    from stages.studies.common import named_folders
+    from stages.studies.transfer import run
+
+    others, fresh = named_folders(target, "--target"), named_folders(fresh_explainer, "--fresh-explainer")
+    ctx = Context.create(Path.cwd(), params, device=device)
+    run(ctx, out, steps, images, fine_tune_steps, fine_tune_lr, explainer, others, fresh, tuple(method))
+
+
+@study.command("sanity")
+def sanity(
+    out: Out = OUT,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images.")] = 50,
+    depths: Annotated[
+        int | None,
+        typer.Option("--depths", min=1, help="Measured steps of the cascade; default: all."),
+    ] = None,
+    paper_explainer: Annotated[
+        Path | None, typer.Option("--paper-explainer", help="Folder of an explainer of the paper's preset.")
+    ] = None,
+    method: Methods = ["chefer", "grad_cam"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+) -> None:
+    """Do maps change when the target's layers are made random, from the output downwards?"""
+    from stages.context import Context
+    from stages.studies.sanity import run
+
+    run(Context.create(Path.cwd(), params, device=device), out, images, depths, paper_explainer, tuple(method))

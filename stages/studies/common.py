@@ -165,7 +165,7 @@ def cache(ctx: Context, study: str, settings: Settings, explainers: list[Path]) 
     """The cache of a study with these settings on these explainers' folders."""
     params = ctx.params.model_dump(mode="json", include={"seed", "perturbation", "refine", "evaluate"})
     params["batch_size"] = ctx.params.resources.batch_size
-    files = [file for folder in explainers for file in sorted(folder.iterdir())]
+    files = [file for folder in explainers for file in sorted(folder.iterdir()) if file.is_file()]
     name = digest(ctx, {"study": study, "params": params} | settings, files, RESULT_CODE)
     return Cache(ctx.paths.state / "studies" / name)
 

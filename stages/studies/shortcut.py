@@ -59,7 +59,7 @@ def run(
     explainer = clean_explainer(ctx)
     clean, size = explainer.target, explainer.target.image_size
     marked = marked_class(ctx, clean, class_name)
-    marker = Marker(marker_side or 4 * max(round(size / MARKER_SHARE), 1), place, ctx.params.seed)
+    marker = default_marker(ctx, size, marker_side, place)
     marker.pattern(), marker.corners([0], size)  # what is impossible is an error before the fine-tuning
     _, left_out = baselines(ctx, clean, methods)
     recipe, poisoning = recipe_of(ctx, fine_tune_steps, lr, seed_offset=0), Poisoning(marked, relabelled)
@@ -94,6 +94,11 @@ def run(
         save_figure(to_png(figure), out / "shortcut-strip.png")
     ctx.console.print(summary(table))
     ctx.say(f"wrote shortcut.csv, .json and figures to {out}")
+
+
+def default_marker(ctx: Context, size: int, side: int | None = None, place: Place = "corner") -> Marker:
+    """The marker that the flags name, for images of `size` pixels."""
+    return Marker(side or 4 * max(round(size / MARKER_SHARE), 1), place, ctx.params.seed)
 
 
 def marked_class(ctx: Context, target: Target, name: str | None) -> int:

@@ -8,29 +8,41 @@ import pandas as pd
 import pytest
 import torch
 
-from aha_core.errors import AhaError, ConfigError, DataError, TargetError
+from aha_core.config import parse_explainer
+from aha_core.errors import AhaError, AttributionError, ConfigError, DataError, TargetError
 from aha_core.explainer import build_explainer
+from aha_core.explainer.backbone import Backbone
 from aha_core.explainer.storage import Training, save_explainer
-from aha_core.targets import Target
+from aha_core.targets import Target, create_model
 from stages.context import Context
-from stages.studies import common, shortcut
+from stages.studies import common, sanity, shortcut, transfer
 
 
 @pytest.fixture
-def ctx(workspace) -> Context:
-    """With an untrained explainer: studies do not ask how good it is."""
+def ctx(workspace, change) -> Context:
+    """With an untrained explainer: studies do not ask how good it is. One thread: tests run beside each other."""
+    change("resources", threads=1)
     ctx = Context.create(workspace, device="cpu")
     save_untrained(ctx, workspace / "outputs/explainer", seed=0)
     return ctx
 
 
-def save_untrained(ctx: Context, folder: Path, seed: int, target: Path | None = None) -> None:
-    params = ctx.params
+def save_untrained(ctx: Context, folder: Path, seed: int, kind: str = "features") -> Path:
+    """An explainer with random weights; of kind dpt with a random backbone."""
+    params, target = ctx.params, Target.load(ctx.paths.target)
+    config, backbone = params.explainer, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_explainer(params.explainer, Target.load(target or ctx.paths.target))
-    training = Training(params.target.name, params.seed, params.explainer, params.ranking, params.perturbation)
-    save_explainer(folder, network, training)
+        if kind == "dpt":
+            name, size = "vit_convstem_mini", target.image_size
+            config = parse_explainer({
+                "kind": "dpt", "stages": [0.0, 0.5, 0.5, 1.0], "channels": 16, "width": 16, "dropout": 0.0,
+                "backbone": {"source": "train", "name": name, "checkpoint": "", "image_size": size},
+            })  # fmt: skip
+            backbone = Backbone(name, create_model(name, 0, size), size)
+        network = build_explainer(config, target, backbone)
+    save_explainer(folder, network, Training(target.name, params.seed, config, params.ranking, params.perturbation))
+    return folder
 
 
 def files(folder: Path) -> set[str]:
@@ -96,3 +108,72 @@ def test_what_cannot_be_studied_is_refused_before_any_training(ctx, workspace, m
     with pytest.raises(AhaError, match="no explainer .* run `aha train` first"):
         shortcut.run(ctx, workspace / "study")
     assert not (workspace / "study").exists()
+
+
+def test_transfer_compares_the_given_explainer_with_a_fresh_one(ctx, workspace):
+    out, fresh = workspace / "study", save_untrained(ctx, workspace / "fresh", seed=1)
+    wider = Target.load(ctx.paths.target)
+    wider.save(workspace / "copy")
+    transfer.run(
+        ctx, out, steps=1, images=4, fine_tune_steps=2, others={"copy": workspace / "copy"}, fresh={"further": fresh},
+        methods=("chefer",),
+    )  # fmt: skip
+    assert files(out) == {"transfer.csv", "transfer.json", "transfer.png"}
+    table = pd.read_csv(out / "transfer.csv").set_index(["target", "method", "steps"])
+    assert list(table.index.unique("target")) == ["original", "copy", "further", "poisoned", "poisoned, marked images"]
+    assert table.srg["copy", "aha", 1] == table.srg["original", "aha", 1]
+    assert table.srg["further", "aha", 1] != table.srg["original", "aha", 1]
+    gap = table.srg["further", "aha", 0] - table.srg["further", "fresh", 0]
+    assert table.minus_fresh["further", "aha", 0] == pytest.approx(gap, abs=1e-4)
+    assert table.minus_fresh.notna().sum() == 2
+    facts = json.loads((out / "transfer.json").read_text())
+    assert (workspace / facts["weights"]["poisoned"] / "model.safetensors").is_file()
+    assert str(workspace) not in json.dumps(facts)
+
+
+def test_transfer_to_another_architecture_needs_an_explainer_that_does_not_read_the_target(ctx, workspace, monkeypatch):
+    names, size = Target.load(ctx.paths.target).class_names, ctx.params.data.image_size
+    other = Target("resnet10t", create_model("resnet10t", len(names), size), size, names)
+    other.save(workspace / "resnet")
+    monkeypatch.setattr(transfer, "fine_tuned", lambda *_: pytest.fail("trained"))
+    with pytest.raises(AttributionError, match="was trained for vit_convstem_mini, not for resnet10t"):
+        transfer.run(ctx, workspace / "study", others={"resnet": workspace / "resnet"})
+    paper = save_untrained(ctx, workspace / "paper", seed=1, kind="dpt")
+    targets = {"original": Target.load(ctx.paths.target), "resnet": other}
+    transfer.check_fit(ctx, paper, targets, {}, ("grad_cam",))
+    with pytest.raises(ConfigError, match="--fresh-explainer swin: no target of that name"):
+        transfer.check_fit(ctx, paper, targets, {"swin": paper}, ())
+    Target("resnet10t", create_model("resnet10t", 3, size), size, list("abc")).save(workspace / "three")
+    with pytest.raises(TargetError, match="3 classes.* has another input size or other classes"):
+        transfer.run(ctx, workspace / "study", others={"three": workspace / "three"})
+
+
+def test_folders_are_given_by_name(tmp_path):
+    assert common.named_folders([f"a={tmp_path}"], "--target") == {"a": tmp_path}
+    for wrong in ([str(tmp_path)], ["=x"], [f"a={tmp_path}", f"a={tmp_path}"]):
+        with pytest.raises(ConfigError, match="expected NAME=FOLDER with a name of its own"):
+            common.named_folders(wrong, "--target")
+    with pytest.raises(DataError, match="there is no such folder"):
+        common.named_folders([f"a={tmp_path / 'b'}"], "--target")
+
+
+def test_sanity_changes_our_maps_and_not_the_papers(ctx, workspace):
+    out, paper = workspace / "study", save_untrained(ctx, workspace / "paper", seed=1, kind="dpt")
+    sanity.run(ctx, out, images=3, depths=2, paper=paper, methods=("chefer",))
+    assert files(out) == {"sanity.csv", "sanity.json", "sanity.png"}
+    table = pd.read_csv(out / "sanity.csv").set_index(["method", "depth"])
+    assert table.group["aha"].tolist() == ["blocks.2", "embedding"]
+    assert table.spearman["paper"].tolist() == table.ssim["paper"].tolist() == [1.0, 1.0]
+    assert table.spearman["aha", 2] < 0.9
+    assert table.spearman["chefer"].notna().all()
+
+
+def test_shifted_maps_keep_their_order_under_absolute_values():
+    class Centred:
+        def attribute(self, x, target=None):
+            return x[:, :1] - x[:, :1].mean()
+
+    x = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    maps = sanity.Shifted(Centred(), batch_size=5, device="cpu").attribute(x)
+    assert bool((maps.flatten(1).amin(dim=1) == 0).all())
+    assert torch.equal(maps.abs().flatten(1).argsort(dim=1), x[:, 0].flatten(1).argsort(dim=1))
