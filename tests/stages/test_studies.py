@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from aha_core.config import parse_explainer
 from aha_core.errors import AhaError, AttributionError, ConfigError, DataError, TargetError
@@ -14,8 +15,10 @@ from aha_core.explainer import build_explainer
 from aha_core.explainer.backbone import Backbone
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.targets import Target, create_model
+from stages.cli import app
 from stages.context import Context
 from stages.studies import common, sanity, shortcut, transfer
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -177,3 +180,29 @@ def test_shifted_maps_keep_their_order_under_absolute_values():
     maps = sanity.Shifted(Centred(), batch_size=5, device="cpu").attribute(x)
     assert bool((maps.flatten(1).amin(dim=1) == 0).all())
     assert torch.equal(maps.abs().flatten(1).argsort(dim=1), x[:, 0].flatten(1).argsort(dim=1))
+
+
+PAGE = (ROOT / "docs/find-a-shortcut.md").read_text()
+
+
+def test_the_pages_commands_and_flags_exist():
+    lines = [line.split(" #")[0] for line in PAGE.splitlines() if line.startswith("aha ")]
+    assert {line.split()[1] for line in lines} == {"study", "explain"}
+    root = typer.main.get_command(app)
+    for line in lines + ["aha study sanity --paper-explainer DIR", "aha study shortcut --marker-place --relabelled"]:
+        words = line.split()[1:]
+        command = root.commands[words[0]]
+        command = command.commands[words[1]] if words[0] == "study" else command
+        known = {flag for parameter in command.params for flag in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_pages_code_runs(ctx, workspace):
+    code = "".join(part.split("```")[0] for part in PAGE.split("```python\n")[1:])
+    names: dict = {}
+    exec(compile(code, "find-a-shortcut.md", "exec"), names)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ranks = names["mean_ranks"](x, 1, 1)
+    assert ranks.shape == (32, 32) and ranks.mean().item() == pytest.approx(0.5)
+    nothing = names["drops"](x, torch.zeros(2, 1, 32, 32, dtype=torch.bool), 1)
+    assert set(nothing) == {"black", "mean", "blur"} and not any(bool(lost.any()) for lost in nothing.values())
