@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import ClassRole, EvaluateConfig, PerturbationConfig
-from aha_core.errors import AttributionError
+from aha_core.errors import AttributionError, DataError
 from aha_core.measures import (
     BY_REFERENCE,
     REFERENCE_FREE,
@@ -94,7 +94,10 @@ def attempt_maps(
 
 
 class ChunkEvaluator:
-    """Scores maps of one chunk of images for one class role; shares everything that methods have in common."""
+    """Scores maps of one chunk of images for one class role; shares everything that methods have in common.
+
+    Raises DataError for images with values that are not in [0, 1].
+    """
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class ChunkEvaluator:
         batch_size: int,
         seed: int,
     ) -> None:
+        _check_images(batch)
         self.batch, self.role, self.config = batch, role, config
         seeds = [seed * SEED_STREAM + index for index in batch.indices]
         score_fn = in_precision(target, config.precision)
@@ -171,6 +175,13 @@ class ChunkEvaluator:
             failures=[facts[place] | {"error": reason} for place, reason in sorted(attempt.errors.items())],
             cost=cost or {},
         )
+
+
+def _check_images(batch: ImageBatch) -> None:
+    low, high = batch.x.flatten(1).aminmax(dim=1)
+    for name, least, most in zip(batch.names, low.tolist(), high.tolist(), strict=True):
+        if not (least >= 0 and most <= 1):  # also for NaN
+            raise DataError(f"image {name}: values from {least:g} to {most:g}; expected [0, 1] before normalisation")
 
 
 def _joined(facts: list[dict[str, Any]], values: list[dict[str, float]], good: list[int]) -> list[dict[str, Any]]:

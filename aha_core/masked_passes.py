@@ -75,6 +75,13 @@ class MaskedPasses:
             gradient = torch.autograd.grad(scores.sum(), images)[0] if with_gradient else None
         return scores.detach(), gradient
 
+    def rectangle(self, place: tuple[int, int], masks: int, images: int) -> tuple[slice, slice]:
+        """The next masks and images, `micro_batch` together: all masks of some images, or some of one image."""
+        first_mask, first_image = place
+        if first_mask or self.micro_batch < masks:
+            return slice(first_mask, min(first_mask + self.micro_batch, masks)), slice(first_image, first_image + 1)
+        return slice(0, masks), slice(first_image, min(first_image + self.micro_batch // masks, images))
+
     def halve(self, error: RuntimeError) -> None:
         """Smaller micro-batches after an out-of-memory error; any other error, or a last image, is raised."""
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -89,46 +96,45 @@ class MaskedPasses:
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, masks: Tensor, passes: MaskedPasses, x: Tensor, classes: Tensor, reference: Tensor) -> Tensor:
-        flat = masks.flatten(0, 1)
         with_gradient = ctx.needs_input_grad[0]
-        scores = torch.empty(len(flat), device=x.device)
-        gradients = torch.empty_like(flat) if with_gradient else None
-        start = 0
-        while start < len(flat):
-            some = torch.arange(start, min(start + passes.micro_batch, len(flat)), device=x.device)
-            image = some % len(x)
+        scores = torch.empty(masks.shape[:2], device=x.device)
+        gradients = torch.empty_like(masks) if with_gradient else None
+        place = (0, 0)  # of the next mask and image; micro-batches are rectangles of masks x images, in this order
+        while place[1] < len(x):
+            rows, columns = passes.rectangle(place, masks.shape[0], len(x))
             try:
                 values, gradient = _micro_batch(
-                    passes, x[image], classes[image], flat[some], reference[image], with_gradient
+                    passes, x[columns], classes[columns], masks[rows, columns], reference[columns], with_gradient
                 )
             except RuntimeError as error:
                 passes.halve(error)
                 continue
-            scores[some] = values
+            scores[rows, columns] = values
             if gradients is not None and gradient is not None:
-                gradients[some] = gradient
-            start += len(some)
-            passes.images += len(some)
+                gradients[rows, columns] = gradient
+            passes.images += values.numel()
+            place = (rows.stop, columns.start) if rows.stop < masks.shape[0] else (0, columns.stop)
         ctx.save_for_backward(gradients)
-        return scores.unflatten(0, masks.shape[:2])
+        return scores
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradients,) = ctx.saved_tensors
-        return gradients.unflatten(0, upstream[0].shape) * upstream[0][..., None], None, None, None, None
+        return gradients * upstream[0][..., None], None, None, None, None
 
 
 def _micro_batch(
     passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Tensor, reference: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores of M masked images and their gradients with respect to the masks, [M] and [M N]."""
-    grid = round(masks.shape[1] ** 0.5)
+    """Scores of P masks of each of B images and their gradients with respect to the masks, [P B] and [P B N]."""
+    grid = round(masks.shape[2] ** 0.5)
     masks = masks.detach().requires_grad_(with_gradient)
     with torch.set_grad_enabled(with_gradient):
-        pixels = upsample_masks(masks[None], grid, (x.shape[2], x.shape[3]))
-        images = remove(x, pixels, reference)[0]
-    scores, towards = passes.score_and_gradient(images, classes, with_gradient)
-    return scores, torch.autograd.grad(images, masks, towards)[0] if with_gradient else None
+        pixels = upsample_masks(masks, grid, (x.shape[2], x.shape[3]))
+        images = remove(x, pixels, reference).flatten(0, 1)
+    scores, towards = passes.score_and_gradient(images, classes.repeat(len(masks)), with_gradient)
+    gradient = torch.autograd.grad(images, masks, towards)[0] if with_gradient else None
+    return scores.unflatten(0, masks.shape[:2]), gradient
 
 
 def activation_bytes(passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Tensor, reference: Tensor) -> int:
@@ -143,5 +149,5 @@ def activation_bytes(passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Te
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _micro_batch(passes, x, classes, masks[0], reference, with_gradient=True)
+        _micro_batch(passes, x, classes, masks, reference, with_gradient=True)
     return max(sum(kept.values()), 1)

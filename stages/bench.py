@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
+from aha_core.benchmarks.evaluation import evaluation_speed
 from aha_core.benchmarks.hard_gradient import Problem, estimate
 from aha_core.benchmarks.measure import in_fresh_process
 from aha_core.benchmarks.passes import benchmark_passes
@@ -21,6 +22,7 @@ from aha_core.errors import ConfigError, DataError
 from aha_core.figures import quality_figure, ranking_figure, to_png
 from aha_core.files import atomic_json, atomic_path, atomic_text
 from aha_core.masked_passes import MaskedPasses
+from aha_core.objective import generator
 from aha_core.precision import has_bf16
 from aha_core.ranking import RELAXATIONS
 from aha_core.references import evaluation_reference
@@ -32,6 +34,11 @@ from stages.context import Context
 GRADIENT_GRIDS = (7, 14)  # where the Monte-Carlo estimate of the hard gradient is affordable
 GRADIENT_IMAGES, GRADIENT_BUDGETS = 8, 8
 STEPS_MEASURED = 5
+
+
+def bench_context(params: Path | None, device: str | None, threads: int) -> Context:
+    """The context of a benchmark: everything in one process."""
+    return replace(Context.create(Path.cwd(), params, workers=0, device=device), threads=threads)
 
 
 def ranking(ctx: Context, out: Path, pairs: int, cells: tuple[int, ...]) -> None:
@@ -70,7 +77,7 @@ def _problems(
     with torch.no_grad():
         classes = target(x).argmax(dim=1)
     passes = MaskedPasses(target, "fp32", params.resources.memory_gb)
-    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, list(range(len(x))))
+    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, range(len(x)))
     return {
         (tau, grid * grid): estimate(passes, x, classes, reference, grid, tau, pairs, GRADIENT_BUDGETS, params.seed)
         for tau in taus
@@ -132,6 +139,42 @@ def passes(ctx: Context, out: Path, images: int, compiled: bool) -> None:
         shown.add_row(str(row["variant"]), *cells)
     ctx.console.print(shown)
     ctx.say(f"wrote passes.csv and passes.json to {out}")
+
+
+def evaluation(ctx: Context, out: Path, images: int, rounds: int) -> None:
+    """Throughput of the metric against that of the target alone, for both number formats."""
+    params = ctx.params
+    target, dataset, _ = _target_and_images(ctx, "test")
+    torch.set_num_threads(ctx.threads)
+    pixels, _ = dataset.batch(evaluation_indices(min(images, len(dataset)), len(dataset)))
+    x = (pixels.float() / 255).to(ctx.device)
+    with torch.no_grad():
+        classes = target(x).argmax(dim=1)
+    maps = torch.rand(len(x), 1, *x.shape[2:], generator=generator(params.seed, 10)).to(x)
+    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, range(len(x)))
+    rows = []
+    with ctx.console.status("evaluation"):
+        for precision in ("fp32", "bf16"):
+            speed = evaluation_speed(
+                target,
+                x,
+                maps,
+                classes,
+                reference,
+                params.evaluate.points,
+                params.resources.batch_size,
+                precision,
+                rounds,
+            )
+            rows.append({"precision": precision} | asdict(speed))
+    out.mkdir(parents=True, exist_ok=True)
+    save_csv(pd.DataFrame(rows), out / "evaluation.csv")
+    atomic_json(out / "evaluation.json", facts(ctx) | {"images": len(x), "points": params.evaluate.points})
+    shown = Table("precision", "plain passes/s", "evaluation passes/s", "efficiency", box=None)
+    for row in rows:
+        shown.add_row(row["precision"], f"{row['plain']:.1f}", f"{row['evaluation']:.1f}", f"{row['efficiency']:.0%}")
+    ctx.console.print(shown)
+    ctx.say(f"wrote evaluation.csv and evaluation.json to {out}")
 
 
 def trainer_on(params: Params, data: str, target: str, device: str) -> Trainer:

@@ -35,7 +35,7 @@ ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter fil
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Training workers; 0 = this process.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
 
 
 def _stage(name: str, help_text: str) -> None:
@@ -150,6 +150,7 @@ def methods() -> None:
 bench = typer.Typer(no_args_is_help=True, help="Measure cost and fidelity, in one run on this machine.")
 app.add_typer(bench, name="bench", rich_help_panel="Research")
 PAPER_PRESET = Path("configs/embedded-paper.yaml")
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the measured process.")]
 BenchOut = Annotated[Path, typer.Option("--out", help="Folder for tables (CSV) and figures.")]
 
 
@@ -159,36 +160,32 @@ def bench_ranking(
     pairs: Annotated[int, typer.Option(min=0, help="Monte-Carlo pairs of the hard gradient; 0 = none.")] = 512,
     max_cells: Annotated[int, typer.Option(min=49, help="Leave out larger rankings.")] = 50_176,
     params: ParamsFile = None,
-    workers: Workers = None,
+    threads: Threads = 1,
     device: Device = None,
 ) -> None:
     """Time, memory and fidelity of every relaxation, for 49 to 50,176 cells."""
     from aha_core.benchmarks.ranking import CELLS
-    from stages.bench import ranking
-    from stages.context import Context
+    from stages.bench import bench_context, ranking
 
     cells = tuple(count for count in CELLS if count <= max_cells)
-    ranking(Context.create(Path.cwd(), params, workers, device), out, pairs, cells)
+    ranking(bench_context(params, device, threads), out, pairs, cells)
 
 
 @bench.command("train")
 def bench_train(
-    against: Annotated[Path, typer.Option(help="Parameter file to compare with.")] = Path(
-        "configs/embedded-paper.yaml"
-    ),
+    against: Annotated[Path, typer.Option(help="Parameter file to compare with.")] = PAPER_PRESET,
     out: BenchOut = Path("outputs/bench"),
     minutes: Annotated[float, typer.Option(min=0, help="Training time of each preset; 0 = only the cost.")] = 5.0,
     images: Annotated[int, typer.Option(min=2, help="Held-out images.")] = 100,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step, for both presets.")] = None,
     params: ParamsFile = None,
-    workers: Workers = None,
+    threads: Threads = 1,
     device: Device = None,
 ) -> None:
     """Cost of a training step and held-out quality over time, against another preset."""
-    from stages.bench import training
-    from stages.context import Context
+    from stages.bench import bench_context, training
 
-    training(Context.create(Path.cwd(), params, workers, device), against, out, minutes, images, batch_size)
+    training(bench_context(params, device, threads), against, out, minutes, images, batch_size)
 
 
 @bench.command("passes")
@@ -197,14 +194,28 @@ def bench_passes(
     images: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 16,
     compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile (minutes).")] = False,
     params: ParamsFile = None,
-    workers: Workers = None,
+    threads: Threads = 1,
     device: Device = None,
 ) -> None:
     """Cost of a masked pass through the target, by number format, layout and attention kernel."""
-    from stages.bench import passes
-    from stages.context import Context
+    from stages.bench import bench_context, passes
 
-    passes(Context.create(Path.cwd(), params, workers, device), out, images, compiled)
+    passes(bench_context(params, device, threads), out, images, compiled)
+
+
+@bench.command("evaluation")
+def bench_evaluation(
+    out: BenchOut = Path("outputs/bench"),
+    images: Annotated[int, typer.Option(min=1, help="Images scored in a round.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
+    params: ParamsFile = None,
+    threads: Threads = 1,
+    device: Device = None,
+) -> None:
+    """Throughput of deletion and insertion against the target's plain forward passes."""
+    from stages.bench import bench_context, evaluation
+
+    evaluation(bench_context(params, device, threads), out, images, rounds)
 
 
 app.add_typer(study, name="study", rich_help_panel="Research")

@@ -75,8 +75,11 @@ def write(
     atomic_text(paths.plots / "curves.csv", scores.mean_curves().to_csv(index=False, lineterminator="\n"))
     steps = refinement_curve(rows, config.bootstrap, seed)
     atomic_text(paths.plots / "refinement.csv", steps.to_csv(index=False, lineterminator="\n"))
-    tracker.log_metrics(tracked(summary["scores"][role], scores.cost))
-    tracker.log_files([paths.metrics / "evaluation.json", paths.evaluation / "scores.parquet"], "evaluation")
+    runtime = runtime_table(scores.cost)
+    timings = paths.state / "runtime.csv"  # belongs to this machine: no output of the stage
+    atomic_text(timings, runtime.to_csv(index=False, lineterminator="\n"))
+    tracker.log_metrics(tracked(summary["scores"][role], runtime))
+    tracker.log_files([paths.metrics / "evaluation.json", paths.evaluation / "scores.parquet", timings], "evaluation")
     others = [values["srg"]["mean"] for name, values in summary["scores"][role].items() if not name.startswith(OURS)]
     last = steps.iloc[-1]
     ctx.say(
@@ -119,19 +122,32 @@ def check_failures(summary: dict[str, Any], bound: float) -> None:
             )
 
 
-def tracked(scores: dict[str, Any], costs: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+def tracked(scores: dict[str, Any], runtime: pd.DataFrame) -> dict[str, float]:
     """Metrics for MLflow: mean scores, and per map seconds and peak memory, which belong to this machine."""
     metrics = {
         f"{score}/{method}": values[score]["mean"]
         for method, values in scores.items()
         for score in ("srg", "deletion", "insertion")
     }
-    for method, parts in costs.items():
-        metrics[f"seconds_per_map/{method}"] = sum(part["seconds"] for part in parts) / sum(p["maps"] for p in parts)
-        peaks = [part["peak_bytes"] for part in parts if part["peak_bytes"] is not None]
-        if peaks:
-            metrics[f"peak_mb/{method}"] = max(peaks) / 1e6
+    for row in runtime.to_dict("records"):
+        metrics[f"seconds_per_map/{row['method']}"] = row["seconds_per_map"]
+        if not pd.isna(row["peak_mb"]):
+            metrics[f"peak_mb/{row['method']}"] = row["peak_mb"]
     return metrics
+
+
+def runtime_table(costs: dict[str, list[dict[str, float]]]) -> pd.DataFrame:
+    """One row per method: maps, seconds per map, peak MB of a chunk, exact passes through the target per map."""
+    rows = []
+    for method, parts in costs.items():
+        maps = sum(part["maps"] for part in parts)
+        peaks = [part["peak_bytes"] for part in parts if part["peak_bytes"] is not None]
+        rows.append(
+            {"method": method, "maps": maps, "seconds_per_map": sum(part["seconds"] for part in parts) / maps}
+            | {"peak_mb": max(peaks) / 1e6 if peaks else None}
+            | {name: sum(part[name] for part in parts) / maps for name in ("forward", "gradients")}
+        )
+    return pd.DataFrame(rows, columns=["method", "maps", "seconds_per_map", "peak_mb", "forward", "gradients"]).round(4)
 
 
 def save_table(table: pd.DataFrame, file: Path) -> None:

@@ -107,7 +107,7 @@ def token_grid(target: Target, patches: int, size: torch.Size) -> tuple[int, int
 
     Raises AttributionError when the patches do not form such a grid.
     """
-    height, width = target.model.patch_embed.grid_size
+    height, width = getattr(getattr(target.model, "patch_embed", None), "grid_size", None) or (0, 0)
     if height * width != patches:
         height = round((patches * size[-2] / size[-1]) ** 0.5)
         width = patches // max(height, 1)

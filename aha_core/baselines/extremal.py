@@ -4,10 +4,10 @@
     map = mean_a m_a
 
 for areas a = .05, .1, .2, .4, .6 of the image (the dual game: what m keeps suffices, what it leaves does not; the masks
-of the preservation game alone are small, but on ViT-Tiny the class survived their removal and SRG was below that of
-noise). r_a is the sorted 0/1 mask of the area, and its weight grows in T steps from 1 to 300. m = sigmoid of a patch
-grid of values, enlarged bilinearly; Adam at rate .2. A pixel that is kept even at small areas ranks first. TorchRay,
-the authors' library, is stale and non-commercial, and enlarges with a smooth maximum.
+of the preservation game alone are small, but on two images and ViT-Tiny the class survived their removal, and SRG was
+below that of noise). r_a is the sorted 0/1 mask of the area, and its weight grows in T steps from 1 to 300.
+m = sigmoid of a patch grid of values, enlarged bilinearly; Adam at rate .2. A pixel that is kept even at small areas
+ranks first. TorchRay, the authors' library, is stale and non-commercial, and enlarges with a smooth maximum.
 """
 
 from __future__ import annotations

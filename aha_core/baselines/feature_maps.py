@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aha_core.baselines.attention import token_grid
 from aha_core.baselines.base import class_scores
-from aha_core.errors import AttributionError
+from aha_core.errors import TargetError
 from aha_core.targets import Target
 
 
@@ -26,6 +26,20 @@ def needs_feature_map(target: Target) -> str | None:
         return f"needs `norm1` in the last transformer block; {target.name} has none"
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         return f"needs timm's forward_features and forward_head; {target.name} lacks them"
+    return None if _last_norm(model) is not None else _no_pooled_grid(target)
+
+
+@torch.no_grad()
+def _no_pooled_grid(target: Target) -> str | None:
+    """Reason why the features that the classifier pools are no grid, from one black image."""
+    try:
+        last = target.probe((1.0,)).levels[0]
+    except TargetError as error:
+        return f"finds no feature map: {error}"
+    x = torch.zeros(1, 3, target.image_size, target.image_size, device=last.device)
+    final = target.model.forward_features(target.normalise(x))
+    if final.ndim == 3 and final.shape[1] != last[0, 0].numel():
+        return f"needs a feature map that the classifier pools; {target.name} reads class tokens"
     return None
 
 
@@ -34,7 +48,7 @@ def feature_map(target: Target, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B
     with torch.no_grad():
         norm = _last_norm(target.model)
         if norm is None:
-            return _channels_first(target, _pooled_features(target, x))
+            return _channels_first(target, _pooled_features(target, x), x.shape)
         captured: list[Tensor] = []
         handle = norm.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
         try:
@@ -53,7 +67,7 @@ def feature_gradients(
         features = _pooled_features(target, x).requires_grad_()
         scores = class_scores(target.model.forward_head(features), classes)
         (gradient,) = torch.autograd.grad(scores.sum(), features)
-        return _channels_first(target, features.detach()), _channels_first(target, gradient)
+        return _channels_first(target, features.detach(), x.shape), _channels_first(target, gradient, x.shape)
     captured: list[Tensor] = []
 
     def make_leaf(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -71,19 +85,20 @@ def feature_gradients(
 
 def _pooled_features(target: Target, x: Tensor) -> Tensor:
     with torch.no_grad():
-        features = target.model.forward_features(target.normalise(x))
-    if features.ndim != 4:
-        raise AttributionError(f"the features of {target.name} are not maps: {tuple(features.shape)}")
-    return features
+        return target.model.forward_features(target.normalise(x))
 
 
-def _channels_first(target: Target, features: Tensor) -> Tensor:
+def _channels_first(target: Target, features: Tensor, size: torch.Size) -> Float[Tensor, "B K h w"]:
+    if features.ndim == 3:
+        return features.transpose(1, 2).unflatten(2, token_grid(target, features.shape[1], size))
     channels_last = getattr(target.model, "output_fmt", "NCHW") == "NHWC"
     return features.permute(0, 3, 1, 2) if channels_last else features
 
 
 def _on_grid(target: Target, tokens: Float[Tensor, "B N K"], size: torch.Size) -> Float[Tensor, "B K h w"]:
-    patches = tokens[:, target.num_prefix_tokens :].transpose(1, 2)
+    joined_later = any(hasattr(target.model, name) for name in ("blocks_token_only", "cls_attn_blocks"))  # CaiT, XCiT
+    prefix = 0 if joined_later else target.num_prefix_tokens
+    patches = tokens[:, prefix:].transpose(1, 2)
     return patches.unflatten(2, token_grid(target, patches.shape[2], size))
 
 

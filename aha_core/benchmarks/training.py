@@ -122,7 +122,7 @@ class HeldOut:
         batch_size = params.resources.batch_size
         with torch.no_grad():
             classes = torch.cat([target(part).argmax(dim=1) for part in x.split(batch_size)])
-        names, seeds = params.evaluate.references, list(range(len(x)))
+        names, seeds = params.evaluate.references, range(len(x))
         references: dict[str, Tensor] = {
             name: evaluation_reference(x, name, params.perturbation, seeds) for name in names
         }

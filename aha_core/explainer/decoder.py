@@ -51,7 +51,9 @@ class GridBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), 0.1))
 
     def forward(self, x: Float[Tensor, "B C h w"], w: Float[Tensor, "B D"]) -> Float[Tensor, "B C h w"]:
-        y = self.film(self.norm(self.spatial(x)), w)
+        with torch.autocast(x.device.type, enabled=False):  # a depthwise convolution's backward pass is slow in bf16
+            y = self.spatial(x.float())
+        y = self.film(self.norm(y), w)
         y = y + self.context(y.mean(dim=(2, 3)))[..., None, None]
         return x + self.scale * self.project(F.gelu(self.expand(y)))
 

@@ -64,7 +64,7 @@ def _cells(axes: Axes, counts: list[int]) -> None:
 
 
 def quality_figure(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
-    """Held-out SRG with its 95 % band over training time, one line per preset; time on a logarithmic axis.
+    """Held-out SRG with its 95 % band over training time, one line per preset.
 
     Args:
         table: rows of `aha_core.benchmarks.training.quality_over_time` with a column preset.

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from aha_core.figures.benchmarks import RELAXATION_COLOURS
-from aha_core.figures.style import AHA_COLOUR, INK, MUTED, new_figure, plain
+from aha_core.figures.style import AHA_COLOUR, INK, MUTED, RULE, new_figure, plain
 
 
 def correlation_figure(by_tau: pd.DataFrame, annealing: pd.DataFrame) -> Figure:
@@ -35,10 +35,10 @@ def correlation_figure(by_tau: pd.DataFrame, annealing: pd.DataFrame) -> Figure:
 
 
 def settings_figure(table: pd.DataFrame) -> Figure:
-    """SRG of every setting with its 95 % interval, grouped by what was varied; the default is vermilion.
+    """Paired difference of every setting's SRG from the default's, with its 95 % interval, by what was varied.
 
     Args:
-        table: columns family, setting, srg, low, high, default.
+        table: columns family, setting, default, srg, difference, difference_low, difference_high (NaN for the default).
     """
     families = table.family.unique()
     heights = [len(table[table.family == family]) + 1.0 for family in families]
@@ -47,13 +47,17 @@ def settings_figure(table: pd.DataFrame) -> Figure:
     for axes, family in zip(panels[:, 0], families, strict=True):
         rows = table[table.family == family].iloc[::-1].reset_index(drop=True)
         last = family == families[-1]
-        plain(axes, str(family), "held-out SRG, one pass" if last else "", "")
-        axes.grid(axis="x", color="#eceef2", linewidth=0.8)
+        plain(axes, str(family), "held-out SRG in one pass, difference from the default" if last else "", "")
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.grid(axis="y", visible=False)
+        axes.axvline(0, color=AHA_COLOUR, linewidth=1)
         for place, row in rows.iterrows():
-            colour = AHA_COLOUR if row.default else INK
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.6)
-            axes.plot([row.srg], [place], marker="o", markersize=5, color=colour)
-        axes.set_yticks(range(len(rows)), list(rows.setting), fontsize=8.5)
+            if row.default:
+                axes.plot([0], [place], marker="o", markersize=6, color=AHA_COLOUR)
+                continue
+            axes.plot([row.difference_low, row.difference_high], [place, place], color=INK, linewidth=1.6)
+            axes.plot([row.difference], [place], marker="o", markersize=5, color=INK)
+        labels = [f"{row.setting}   {row.srg:.3f}" for row in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
         axes.set_ylim(-0.6, len(rows) - 0.4)
     return figure

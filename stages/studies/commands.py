@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from stages.context import Context
 
 study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.")]
 ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: resources.threads.")]
 OUT = Path("outputs/study")
 Methods = Annotated[list[str], typer.Option("--method", help="Baseline to show beside AHA; may be repeated.")]
 FineTuneSteps = Annotated[int, typer.Option("--fine-tune-steps", min=1, help="Steps of the fine-tuning.")]
 LearningRate = Annotated[
     float | None, typer.Option("--fine-tune-lr", min=0, help="Its learning rate; default: see docs/find-a-shortcut.md.")
 ]
+
+
+def context(params: Path | None, device: str | None, threads: int | None) -> Context:
+    """The active parameters, with the threads that a flag names."""
+    from dataclasses import replace
+
+    from stages.context import Context
+
+    ctx = Context.create(Path.cwd(), params, device=device)
+    if threads is None:
+        return ctx
+    resources = ctx.params.resources.model_copy(update={"threads": threads})
+    return replace(ctx, threads=threads, params=ctx.params.model_copy(update={"resources": resources}))
 
 
 @study.command("relaxation")
@@ -57,13 +74,13 @@ def shortcut(
     ] = False,
     params: ParamsFile = None,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Does refinement find a marker that a fine-tuned target has learnt, with the clean target's explainer?"""
-    from stages.context import Context
     from stages.studies.shortcut import run
 
     run(
-        Context.create(Path.cwd(), params, device=device), out, class_, steps, images, fine_tune_steps, fine_tune_lr,
+        context(params, device, threads), out, class_, steps, images, fine_tune_steps, fine_tune_lr,
         marker_side, marker_place, relabelled, tuple(method), show_images,
     )  # fmt: skip
 
@@ -88,14 +105,14 @@ def transfer(
     method: Methods = ["chefer", "grad_cam"],  # noqa: B006
     params: ParamsFile = None,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """How good is an explainer with a target that it was not trained on: fine-tuned, poisoned, another architecture?"""
-    from stages.context import Context
     from stages.studies.common import named_folders
     from stages.studies.transfer import run
 
     others, fresh = named_folders(target, "--target"), named_folders(fresh_explainer, "--fresh-explainer")
-    ctx = Context.create(Path.cwd(), params, device=device)
+    ctx = context(params, device, threads)
     run(ctx, out, steps, images, fine_tune_steps, fine_tune_lr, explainer, others, fresh, tuple(method))
 
 
@@ -113,9 +130,9 @@ def sanity(
     method: Methods = ["chefer", "grad_cam"],  # noqa: B006
     params: ParamsFile = None,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Do maps change when the target's layers are made random, from the output downwards?"""
-    from stages.context import Context
     from stages.studies.sanity import run
 
-    run(Context.create(Path.cwd(), params, device=device), out, images, depths, paper_explainer, tuple(method))
+    run(context(params, device, threads), out, images, depths, paper_explainer, tuple(method))

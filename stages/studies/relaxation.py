@@ -220,8 +220,8 @@ def _images(ctx: Context, params: Params, passes: MaskedPasses) -> tuple[torch.T
     x = (pixels.float() / 255).to(ctx.device)
     with torch.no_grad():
         classes = passes.target(x).argmax(dim=1)
-    reference = evaluation_reference(x, params.evaluate.references[0], params.perturbation, list(range(len(x))))
-    return x, classes, reference
+    name = params.evaluate.references[0]
+    return x, classes, evaluation_reference(x, name, params.perturbation, range(len(x)))
 
 
 def _get(ctx: Context, setting: Setting, output: str, folder: str) -> Path:

@@ -102,14 +102,16 @@ def test_benchmarks_and_study_run_on_the_pipelines_own_outputs(checkout, monkeyp
     other["objective"] |= {"fractions": 4, "sampling": "grid", "classes_per_image": "all"}
     (checkout / "outputs/paper.yaml").write_text(yaml.safe_dump(other))
     aha = (sys.executable, "-m", "stages")
-    call(checkout, *aha, "bench", "ranking", "--max-cells", "49", "--pairs", "2", "--workers", "2")
+    call(checkout, *aha, "bench", "ranking", "--max-cells", "49", "--pairs", "2")
     rows = pd.read_csv(checkout / "outputs/bench/ranking.csv")
     assert set(rows.method) == set(RELAXATIONS)
     assert rows[["seconds", "peak_mb", "residual", "soft_hard", "cosine"]].notna().all().all()
     call(checkout, *aha, "bench", "passes", "--images", "2")
     assert len(pd.read_csv(checkout / "outputs/bench/passes.csv")) == 5
+    call(checkout, *aha, "bench", "evaluation", "--images", "2", "--rounds", "1")
+    assert (pd.read_csv(checkout / "outputs/bench/evaluation.csv").passes == 2 * 2 * 4).all()
     train = ("bench", "train", "--against", "outputs/paper.yaml", "--minutes", "0.02", "--images", "4")
-    call(checkout, *aha, *train, "--workers", "2")
+    call(checkout, *aha, *train)
     costs = pd.read_csv(checkout / "outputs/bench/train.csv").set_index("preset")
     assert costs.masked_passes.to_dict() == {"ours": 4, "paper": 2 * 2 * 3}
     assert set(pd.read_csv(checkout / "outputs/bench/quality.csv").preset) == {"ours", "paper"}

@@ -31,6 +31,7 @@ def workspace(tmp_path_factory) -> Path:
     raw["train"] |= {"steps": 2, "batch_size": 2, "report_every": 1, "checkpoint_every": 2}
     raw["refine"] |= {"steps": 1, "fractions": 1}
     raw["evaluate"] |= {"images": 4, "points": 3, "methods": ["centre", "chefer"], "bootstrap": 50, "gallery": 4}
+    raw["evaluate"]["checks"] |= {"methods": ["aha", "centre"], "images": 1, "mosaics": 1, "draws": 1, "depths": 1}
     raw["report"] |= {"gallery": 4, "strip": 2}
     raw["resources"] |= {"workers": 0, "batch_size": 8}
     (root / "params.yaml").write_text(yaml.safe_dump(raw))

@@ -96,6 +96,12 @@ def test_tables_and_summary(ctx, change):
     assert summary["passes_per_map"]["grad_cam"] == {"forward": 1.0, "gradients": 1.0}
     assert summary["localisation"]["aha_t1"]["energy"]["mean"] == 1
     assert "seconds_per_map/grad_cam" in Quiet.metrics
+    runtime = pd.read_csv(ctx.paths.state / "runtime.csv").set_index("method")
+    assert list(runtime.index) == METHODS and (runtime["maps"] == 6).all()
+    assert (runtime["seconds_per_map"] > 0).all() and runtime.loc["grad_cam", ["forward", "gradients"]].tolist() == [
+        1,
+        1,
+    ]
     text = json.dumps(summary)
     assert "seconds" not in text and str(ctx.paths.root) not in text
     assert not list((ctx.paths.state / "evaluation").iterdir())  # nothing left behind

@@ -1,16 +1,21 @@
 """Attempts at maps, sliced and summarised rows, and what maps cost."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
 
-from aha_core.errors import AttributionError, ConfigError
-from aha_core.evaluation import attempt_maps
+from aha_core.config import load_params
+from aha_core.errors import AttributionError, ConfigError, DataError
+from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps
+from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from aha_core.runtime import measured
+from aha_core.selection import ImageBatch
 from aha_core.slices import slice_labels, slice_scores, with_facts
 from aha_core.summary import ranks_of_summary, srg_table, summarise, summarise_localisation, summarise_ranks
 from aha_core.targets import Target
+from tests.conftest import ROOT
 
 X = torch.rand((3, 3, 4, 4), generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 1, 2])
@@ -84,6 +89,35 @@ class TestCost:
         if cost.peak_bytes is None:
             pytest.skip("this platform does not tell the peak")
         assert 150e6 < cost.peak_bytes < 400e6 and held.numel()
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.5, "to 1.5"), (-0.1, "from -0.1"), (torch.nan, "nan")])
+def test_bad_images_are_named(target, value, words):
+    params = load_params(ROOT / "params.yaml")
+    images = torch.rand(2, 3, 32, 32)
+    images[1, 0, 3, 3] = value
+    classes = torch.tensor([0, 1])
+    batch = ImageBatch(images, classes, None, [0, 1], ["good.png", "bad.png"])
+    with pytest.raises(DataError, match=f"image bad.png: .*{words}.* before normalisation"):
+        ChunkEvaluator(target, batch, "predicted", classes, params.evaluate, params.perturbation, 8, 0)
+
+
+def test_inputs_never_change(target):
+    params = load_params(ROOT / "params.yaml")
+    config = params.evaluate.model_copy(update={"measures": (*BY_REFERENCE, *REFERENCE_FREE), "points": 3})
+    images, maps, masks = torch.rand(2, 3, 32, 32), torch.randn(2, 1, 32, 32), torch.rand(2, 1, 32, 32) < 0.3
+    blur = params.perturbation.model_copy(update={"blur_kernel": 15})
+    classes = torch.tensor([0, 1])
+    before = [one.clone() for one in (images, maps, masks, classes)]
+    evaluator = ChunkEvaluator(
+        target, ImageBatch(images, classes, masks, [0, 1], ["a", "b"]), "predicted", classes, config, blur, 8, 0
+    )
+    part = evaluator.score("x", Attempt(maps, {}))
+    assert all(now.equal(old) for now, old in zip((images, maps, masks, classes), before, strict=True))
+    assert len(part.rows) == 2 * len(config.references)
+    assert all(
+        np.isfinite(value) for row in part.rows + part.free for value in row.values() if isinstance(value, float)
+    )
 
 
 def table(methods: dict[str, list[float]]) -> pd.DataFrame:

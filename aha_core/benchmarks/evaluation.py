@@ -10,14 +10,13 @@ work of ranking and masking is what is left of 1.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aha_core.benchmarks.measure import timed
 from aha_core.measures import in_precision
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
 from aha_core.metrics.curves import ScoreFunction
@@ -63,14 +62,14 @@ def evaluation_speed(
     batch = images.repeat(-(-batch_size // len(images)), 1, 1, 1)[:batch_size]
     plain, evaluated = [], []
     for _ in range(rounds + 1):
-        plain.append(_seconds(lambda: _forward(score_fn, batch, passes), images.device))
+        plain.append(timed(lambda: _forward(score_fn, batch, passes), images.device)[1])
         evaluated.append(
-            _seconds(
+            timed(
                 lambda: deletion_insertion(
                     score_fn, images, removal_order(maps, range(len(maps))), classes, reference, counts, batch_size
                 ),
                 images.device,
-            )
+            )[1]
         )
     ratios = [one / other for one, other in zip(plain[1:], evaluated[1:], strict=True)]
     return EvaluationSpeed(
@@ -85,13 +84,3 @@ def _forward(score_fn: ScoreFunction, batch: Tensor, passes: int) -> None:
     with torch.no_grad():
         for start in range(0, passes, len(batch)):
             score_fn(batch[: passes - start])
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started

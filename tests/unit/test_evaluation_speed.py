@@ -3,8 +3,8 @@
 import timm
 import torch
 
+from aha_core.benchmarks.evaluation import evaluation_speed
 from aha_core.runtime import measured
-from aha_core.speed import evaluation_speed
 from aha_core.targets import Target
 
 
