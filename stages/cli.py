@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from stages.studies.commands import study
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Rank every pixel by how much a frozen image classifier needs it.",
@@ -216,21 +218,7 @@ def bench_evaluation(
     evaluation(bench_context(params, device, threads), out, images, rounds)
 
 
-study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
 app.add_typer(study, name="study", rich_help_panel="Research")
-
-
-@study.command("relaxation")
-def study_relaxation(
-    out: Annotated[Path, typer.Option("--out", help="Folder for tables and figures.")] = Path("outputs/study"),
-    images: Annotated[int, typer.Option(min=2, help="Held-out images of each experiment.")] = 100,
-    device: Device = None,
-) -> None:
-    """Relaxation, temperature, fractions and grids, as DVC experiments (continues where it was stopped)."""
-    from stages.context import Context
-    from stages.study import run
-
-    run(Context.create(Path.cwd(), device=device), out, images=images)
 
 
 @app.callback()

@@ -5,6 +5,7 @@ from aha_core.figures.critical_difference import critical_difference_figure
 from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
 from aha_core.figures.overlay import overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
+from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
 from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
 
@@ -14,13 +15,17 @@ __all__ = [
     "curves_figure",
     "gallery_figure",
     "hero_figure",
+    "marker_strip_figure",
     "method_label",
+    "overlay",
     "quality_figure",
     "ranking_figure",
-    "overlay",
+    "sanity_figure",
     "settings_figure",
+    "shortcut_figure",
     "srg_by_step_figure",
     "strip_figure",
     "to_png",
     "training_curve_figure",
+    "transfer_figure",
 ]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from aha_core.ranking import RELAXATIONS
-from stages import study
 from stages.context import Context
+from stages.studies import relaxation as study
 from tests.conftest import ROOT, small_params
 
 pytestmark = pytest.mark.timeout(900)

@@ -8,7 +8,9 @@ from aha_core.config import parse_params
 from aha_core.errors import AttributionError, TargetError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training
-from aha_core.shortcut import Findings, Marker, Poisoning, auroc, cell_rank, find_marker, learn_shortcut
+from aha_core.findings import Findings, auroc, cell_rank, find_marker, most_important
+from aha_core.fine_tuning import FineTuning, fine_tune
+from aha_core.shortcut import Marker, Poisoning, learn_shortcut
 from aha_core.targets import Target, create_model
 from tests.conftest import small_params
 
@@ -77,14 +79,57 @@ def test_rows_of_hand_made_findings():
     found = Findings(
         energy=torch.tensor([[0.2, 0.4]]), rank=torch.tensor([[0.05, 0.3]]),
         control_energy=torch.tensor([[0.1, 0.1]]), control_rank=torch.tensor([[0.5, 0.05]]),
-        reliance=torch.tensor([0.5, 0.7]),
+        top_drop=torch.tensor([[0.2, 0.3]]), drop=torch.tensor([0.4, 0.6]), reliance=torch.tensor([0.5, 0.7]),
+        fooled=torch.tensor([True, False]),
     )  # fmt: skip
-    (row,) = found.rows()
+    (row,) = found.rows(resamples=100, seed=0)
+    intervals = {name: row.pop(name) for name in list(row) if name.endswith(("_low", "_high"))}
     assert row == pytest.approx(
-        {"steps": 0, "energy": 0.3, "control_energy": 0.1, "rank": 0.175, "control_rank": 0.275, "found": 0.5,
-         "false_alarms": 0.5, "auroc": (1 + 0.5 + 1 + 0) / 4, "reliance": 0.6}
+        {"steps": 0, "images": 2, "energy": 0.3, "control_energy": 0.1, "rank": 0.175, "control_rank": 0.275,
+         "found": 0.5, "false_alarms": 0.5, "auroc": (1 + 0.5 + 1 + 0) / 4, "top_drop": 0.25, "drop": 0.5,
+         "reliance": 0.6, "fooled": 0.5}
     )  # fmt: skip
+    assert intervals["energy_low"] == pytest.approx(0.2) and intervals["energy_high"] == pytest.approx(0.4)
+    assert len(intervals) == 8
+    (second,) = found.of(torch.tensor([False, True])).rows(resamples=100, seed=0)
+    assert second["found"] == 0 and second["false_alarms"] == 1 and second["drop"] == pytest.approx(0.6)
     assert Findings.join([found, found]).rank.shape == (1, 4)
+    assert Findings.join([found, found]).fooled.tolist() == [True, False, True, False]
+
+
+def test_most_important_pixels_by_hand():
+    maps = torch.tensor([[3.0, 1.0], [2.0, 3.0]])[None, None]
+    assert most_important(maps, 1).flatten().tolist() == [True, False, False, False]
+    assert most_important(maps, 3).flatten().tolist() == [True, False, True, True]
+
+
+def test_a_map_of_the_marker_finds_it_and_loses_what_the_marker_is_worth():
+    target, x, indices = make_target(), images(3), [4, 5, 6]
+    masks = MARKER.masks(indices, SIZE).float()
+    found = find_marker(
+        target, lambda images, classes: torch.stack([masks, -masks]), x, indices, MARKER, 1, 8,
+        [torch.zeros_like, torch.ones_like],
+    )  # fmt: skip
+    assert found.energy.tolist() == [[1.0] * 3, [64 / 1024] * 3]  # without positive energy: the share of the area
+    assert found.rank[0].tolist() == [0.0] * 3 and bool((found.rank[1] > 0.9).all())
+    marked = MARKER.stamp(x, indices)
+    with torch.no_grad():
+        dark, bright = (target.probabilities(torch.where(masks > 0, value, marked))[:, 1] for value in (0.0, 1.0))
+        expected = target.probabilities(marked)[:, 1] - (dark + bright) / 2
+    assert torch.allclose(found.drop, expected) and torch.allclose(found.top_drop[0], found.drop)
+    assert not torch.allclose(found.top_drop[1], found.drop)
+
+
+def test_fine_tuning_repeats_and_follows_its_seed():
+    target, x, labels = make_target(), images(8), torch.arange(8) % 4
+
+    def tuned(seed: int, steps: int = 2) -> torch.Tensor:
+        recipe = FineTuning(steps=steps, batch_size=4, lr=1e-3, weight_decay=0.0, erase=0.5, seed=seed)
+        return fine_tune(target, lambda indices: x[indices], labels, recipe).classifier_weight
+
+    assert torch.equal(tuned(1), tuned(1))
+    assert not torch.equal(tuned(1), tuned(2))
+    assert torch.equal(tuned(1, steps=0), target.classifier_weight)
 
 
 def test_a_classifier_learns_the_marker_and_its_explainer_is_asked_for_it():
@@ -92,10 +137,11 @@ def test_a_classifier_learns_the_marker_and_its_explainer_is_asked_for_it():
     labels = torch.arange(24) % 4
     before = [weight.clone() for weight in target.model.parameters()]
     losses: list[float] = []
-    poisoning = Poisoning(marked_class=2, relabelled=0.3, steps=40, batch_size=12, lr=2e-3, weight_decay=0.0, seed=1)
+    recipe = FineTuning(steps=40, batch_size=12, lr=2e-3, weight_decay=0.0, erase=0.0, seed=1)
     poisoned = learn_shortcut(
-        target, lambda indices: x[indices], labels, MARKER, poisoning, lambda step, loss: losses.append(loss)
-    )
+        target, lambda indices: x[indices], labels, MARKER, Poisoning(marked_class=2, relabelled=0.3), recipe,
+        lambda step, loss: losses.append(loss),
+    )  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(before, target.model.parameters(), strict=True))
     assert not any(weight.requires_grad for weight in poisoned.parameters())
     assert losses[-1] < losses[0] / 2
@@ -104,17 +150,23 @@ def test_a_classifier_learns_the_marker_and_its_explainer_is_asked_for_it():
     network = build_explainer(params.explainer, target)
     training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
     fresh = images(30)[24:]
-    findings = {
-        name: find_marker(Explainer(one, network, training, params.refine), fresh, list(range(6)), MARKER, 2, 2, 8)
-        for name, one in (("clean", target), ("poisoned", poisoned))
-    }
+    findings = {}
+    for name, one in (("clean", target), ("poisoned", poisoned)):
+        explainer = Explainer(one, network, training, params.refine)
+
+        def maps(x, classes, explainer=explainer):
+            return explainer.refine(x, explainer.attribute(x, classes), classes, 2).maps
+
+        findings[name] = find_marker(one, maps, fresh, list(range(6)), MARKER, 2, 8, [torch.zeros_like])
     assert findings["poisoned"].rank.shape == (3, 6)
     assert findings["poisoned"].reliance.mean() > 0.5 > findings["clean"].reliance.mean() + 0.3
-    rows = findings["poisoned"].rows()
+    rows = findings["poisoned"].rows(resamples=100, seed=0)
     assert rows[2]["energy"] > rows[0]["energy"] and rows[2]["rank"] < rows[0]["rank"]  # refinement moves to the marker
 
 
 def test_a_class_without_images_is_refused():
-    poisoning = Poisoning(marked_class=3, relabelled=0.0, steps=1, batch_size=1, lr=1e-3, weight_decay=0.0, seed=1)
+    recipe = FineTuning(steps=1, batch_size=1, lr=1e-3, weight_decay=0.0, erase=0.0, seed=1)
     with pytest.raises(TargetError, match="no training image has class 3"):
-        learn_shortcut(make_target(), lambda i: images(4)[i], torch.tensor([0, 1, 2, 0]), MARKER, poisoning)
+        learn_shortcut(
+            make_target(), lambda i: images(4)[i], torch.tensor([0, 1, 2, 0]), MARKER, Poisoning(3, 0.0), recipe
+        )

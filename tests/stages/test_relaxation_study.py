@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from aha_core.config import parse_params
-from stages import study
 from stages.context import Context
 from stages.paths import Paths
+from stages.studies import relaxation as study
 from tests.conftest import small_params
 
 

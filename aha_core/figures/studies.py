@@ -1,0 +1,147 @@
+"""Figures of the shortcut, the transfer and the sanity study: AHA over refinement steps, other methods beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from aha_core.figures.overlay import overlay
+from aha_core.figures.style import AHA_COLOUR, INK, MUTED, line_styles, method_label, new_figure, picture, plain
+
+FRESH_COLOUR = "#0072b2"
+MARKER_COLOUR = "#00e5ff"  # the outline of a marker: not in the maps' colours
+_CELL = 1.3  # inches
+
+
+def shortcut_figure(table: pd.DataFrame) -> Figure:
+    """Energy, found markers, AUROC and lost probability over T, of the poisoned target, the clean one, and baselines.
+
+    Args:
+        table: rows of one group of images: target (poisoned, clean), method, and the columns of `Findings.rows`.
+    """
+    figure = new_figure(11.5, 7.2)
+    panels = figure.subplots(2, 2).ravel()
+    poisoned = table[table.target == "poisoned"]
+    ours = poisoned[poisoned.method == "aha"]
+    clean = table[(table.target == "clean") & (table.method == "aha")]
+    shown = (
+        ("energy", "control_energy", "Energy in the marker", "share of the map's positive part"),
+        ("found", "false_alarms", "Found: marker in the top decile of cells", "share of the images"),
+        ("auroc", None, "Marked images against their clean controls", "AUROC of the marker's rank"),
+        ("top_drop", None, "Without the map's top pixels (marker's area)", "probability lost"),
+    )
+    for axes, (column, control, title, unit) in zip(panels, shown, strict=True):
+        plain(axes, title, "refinement steps T", unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _line(axes, ours, column, AHA_COLOUR, "-", "AHA, poisoned target")
+        if column != "top_drop":  # there the clean target loses its object
+            _line(axes, clean, column, INK, ":", "AHA, clean target, same images")
+        if control:
+            axes.plot(ours.steps, ours[control], color=MUTED, ls="--", lw=1.6, label="AHA, images without marker")
+        if column == "top_drop":
+            axes.axhline(ours["drop"].iloc[0], color=MUTED, ls="-.", lw=1.2, label="without the marker itself")
+        _levels(axes, poisoned[poisoned.method != "aha"], column)
+        axes.margins(y=0.1)
+    for axes in (panels[0], panels[3]):
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return figure
+
+
+def transfer_figure(table: pd.DataFrame) -> Figure:
+    """SRG over T for each target: the given explainer, a fresh one, baselines.
+
+    Args:
+        table: columns target, method (aha, fresh, or a baseline), steps, srg, low, high.
+    """
+    targets = list(table.target.unique())
+    figure = new_figure(4.2 * len(targets) + 0.6, 3.9)
+    panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, targets, strict=True):
+        rows = table[table.target == name].rename(columns={"low": "srg_low", "high": "srg_high"})
+        plain(axes, name, "refinement steps T", "SRG" if axes is panels[0] else "")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _line(axes, rows[rows.method == "aha"], "srg", AHA_COLOUR, "-", "AHA, explainer of the original target")
+        _line(axes, rows[rows.method == "fresh"], "srg", FRESH_COLOUR, "-", "AHA, trained on this target")
+        _levels(axes, rows[~rows.method.isin(["aha", "fresh"])], "srg")
+        axes.margins(y=0.12)
+    handles = {text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5,
+        labelcolor=INK,
+    )  # fmt: skip
+    return figure
+
+
+def sanity_figure(table: pd.DataFrame) -> Figure:
+    """Likeness of maps to the intact target's while ever more layers are random, from the output downwards.
+
+    Args:
+        table: columns method, depth, group, and spearman and ssim with _low and _high.
+    """
+    groups = table.drop_duplicates("depth").sort_values("depth").group
+    figure = new_figure(max(8.5, 0.7 * len(groups) + 5.0), 4.4)
+    panels = figure.subplots(1, 2, sharey=True)
+    names = list(table.method.unique())
+    styles = line_styles([name for name in names if name != "paper"])
+    for axes, column, title in zip(panels, ("spearman", "ssim"), ("Spearman", "SSIM"), strict=True):
+        plain(axes, title, "random from the output down to", "likeness to the intact target's map" * (column != "ssim"))
+        for name in names:
+            rows = table[table.method == name].sort_values("depth").rename(columns={"depth": "steps"})
+            label = {"aha": "AHA, one pass", "paper": "paper preset, one pass"}.get(name, method_label(name))
+            dash, colour = ("-", INK) if name == "paper" else (styles[name].dash, styles[name].colour)
+            _line(axes, rows, column, colour, "-" if name == "aha" else dash, label)
+        axes.set_xticks(range(1, len(groups) + 1), list(groups), rotation=90, fontsize=7.5)
+        axes.axhline(0, color=MUTED, lw=0.8)
+    panels[1].legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return figure
+
+
+def marker_strip_figure(
+    images: Sequence[UInt8[np.ndarray, "H W 3"]], maps: Sequence[Sequence[Float[np.ndarray, "H W"]]],
+    steps: Sequence[int], ranks: Sequence[Sequence[float]], titles: Sequence[str],
+    masks: Sequence[Bool[np.ndarray, "H W"]],
+) -> Figure:  # fmt: skip
+    """One row per image: the image, then its map at each of the steps, the marker outlined, its rank below.
+
+    Args:
+        maps, ranks: one for each image and step; masks: the markers' pixels, rectangles.
+    """
+    figure = new_figure(_CELL * (1 + len(steps)) + 0.1, (_CELL + 0.24) * len(images) + 0.3)
+    grid = figure.subplots(len(images), 1 + len(steps), squeeze=False)
+    for row, image in enumerate(images):
+        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7, color=INK, labelpad=2)
+        rows, columns = (np.flatnonzero(masks[row].any(axis=axis)) for axis in (1, 0))
+        corner, width, height = (columns[0] - 0.5, rows[0] - 0.5), len(columns), len(rows)
+        for column, one in enumerate(maps[row], start=1):
+            axes = picture(grid[row, column], overlay(image, one))
+            axes.add_patch(Rectangle(corner, width, height, fill=False, ec=MARKER_COLOUR, lw=1))
+            axes.set_xlabel(f"marker: top {ranks[row][column - 1]:.0%}", fontsize=7, color=INK, labelpad=2)
+    grid[0, 0].set_title("image, class, p", fontsize=8.5, color=MUTED)
+    for column, step in enumerate(steps, start=1):
+        grid[0, column].set_title(f"T = {step}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
+    return figure
+
+
+def _line(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dash: str, label: str) -> None:
+    """A line over steps with its interval, where the table has one; nothing for no rows."""
+    if not len(rows):
+        return
+    wide = colour == AHA_COLOUR
+    axes.plot(rows.steps, rows[column], ls=dash, marker="o", ms=3.5, color=colour, lw=2.4 if wide else 1.6, label=label)
+    if f"{column}_low" in rows:
+        low, high = rows[f"{column}_low"], rows[f"{column}_high"]
+        axes.fill_between(rows.steps, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _levels(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    """Methods without steps as horizontal lines."""
+    styles = line_styles(list(rows.method.unique()))
+    for name, value in zip(rows.method, rows[column], strict=True):
+        axes.axhline(value, color=styles[name].colour, lw=1.4, ls="--", label=method_label(name))

@@ -1,0 +1,138 @@
+"""The sub-commands of `aha study`. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from stages.context import Context
+
+study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: resources.threads.")]
+OUT = Path("outputs/study")
+Methods = Annotated[list[str], typer.Option("--method", help="Baseline to show beside AHA; may be repeated.")]
+FineTuneSteps = Annotated[int, typer.Option("--fine-tune-steps", min=1, help="Steps of the fine-tuning.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--fine-tune-lr", min=0, help="Its learning rate; default: see docs/find-a-shortcut.md.")
+]
+
+
+def context(params: Path | None, device: str | None, threads: int | None) -> Context:
+    """The active parameters, with the threads that a flag names."""
+    from dataclasses import replace
+
+    from stages.context import Context
+
+    ctx = Context.create(Path.cwd(), params, device=device)
+    if threads is None:
+        return ctx
+    resources = ctx.params.resources.model_copy(update={"threads": threads})
+    return replace(ctx, threads=threads, params=ctx.params.model_copy(update={"resources": resources}))
+
+
+@study.command("relaxation")
+def relaxation(
+    out: Out = OUT,
+    images: Annotated[int, typer.Option(min=2, help="Held-out images of each experiment.")] = 100,
+    device: Device = None,
+) -> None:
+    """Relaxation, temperature, fractions and grids, as DVC experiments (continues where it was stopped)."""
+    from stages.context import Context
+    from stages.studies.relaxation import run
+
+    run(Context.create(Path.cwd(), device=device), out, images=images)
+
+
+@study.command("shortcut")
+def shortcut(
+    out: Out = OUT,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", help="Class that gets the marker; default: the data's first."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps T.")] = 10,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images, half of the class.")] = 100,
+    fine_tune_steps: FineTuneSteps = 300,
+    fine_tune_lr: LearningRate = None,
+    marker_side: Annotated[
+        int | None, typer.Option(min=4, help="Pixels, a multiple of 4; default: an eighth of the image.")
+    ] = None,
+    marker_place: Annotated[Literal["random", "corner"], typer.Option(help="Where the marker is.")] = "corner",
+    relabelled: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the other training images that get marker and class.")
+    ] = 0.0,
+    method: Methods = ["chefer", "grad_cam"],  # noqa: B006 (Typer copies it)
+    show_images: Annotated[
+        bool, typer.Option("--show-images", help="Draw the strip of images also where they are not synthetic.")
+    ] = False,
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Does refinement find a marker that a fine-tuned target has learnt, with the clean target's explainer?"""
+    from stages.studies.shortcut import run
+
+    run(
+        context(params, device, threads), out, class_, steps, images, fine_tune_steps, fine_tune_lr,
+        marker_side, marker_place, relabelled, tuple(method), show_images,
+    )  # fmt: skip
+
+
+@study.command("transfer")
+def transfer(
+    out: Out = OUT,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps T.")] = 5,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images.")] = 100,
+    fine_tune_steps: FineTuneSteps = 300,
+    fine_tune_lr: LearningRate = None,
+    explainer: Annotated[
+        Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
+    ] = None,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="NAME=DIR", help="Another saved target; may be repeated.")
+    ] = [],  # noqa: B006
+    fresh_explainer: Annotated[
+        list[str],
+        typer.Option("--fresh-explainer", metavar="NAME=DIR", help="An explainer trained on the target NAME."),
+    ] = [],  # noqa: B006
+    method: Methods = ["chefer", "grad_cam"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """How good is an explainer with a target that it was not trained on: fine-tuned, poisoned, another architecture?"""
+    from stages.studies.common import named_folders
+    from stages.studies.transfer import run
+
+    others, fresh = named_folders(target, "--target"), named_folders(fresh_explainer, "--fresh-explainer")
+    ctx = context(params, device, threads)
+    run(ctx, out, steps, images, fine_tune_steps, fine_tune_lr, explainer, others, fresh, tuple(method))
+
+
+@study.command("sanity")
+def sanity(
+    out: Out = OUT,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images.")] = 50,
+    depths: Annotated[
+        int | None,
+        typer.Option("--depths", min=1, help="Measured steps of the cascade; default: all."),
+    ] = None,
+    paper_explainer: Annotated[
+        Path | None, typer.Option("--paper-explainer", help="Folder of an explainer of the paper's preset.")
+    ] = None,
+    method: Methods = ["chefer", "grad_cam"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Do maps change when the target's layers are made random, from the output downwards?"""
+    from stages.studies.sanity import run
+
+    run(context(params, device, threads), out, images, depths, paper_explainer, tuple(method))

@@ -1,0 +1,67 @@
+"""Figures of the studies hold the tables' numbers."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from aha_core.figures import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
+from aha_core.figures.style import AHA_COLOUR
+
+
+def ours(axes):
+    return next(line for line in axes.lines if to_hex(line.get_color()) == AHA_COLOUR)
+
+
+def test_shortcut_has_a_panel_for_each_question():
+    rows = [
+        {"target": target, "method": method, "steps": step, "energy": 0.1 * step, "energy_low": 0.0, "energy_high": 0.5,
+         "control_energy": 0.05, "found": 0.5, "found_low": 0.4, "found_high": 0.6, "false_alarms": 0.1, "auroc": 0.9,
+         "top_drop": 0.3, "drop": 0.4}
+        for target in ("poisoned", "clean") for method, steps in (("aha", 3), ("chefer", 1)) for step in range(steps)
+    ]  # fmt: skip
+    figure = shortcut_figure(pd.DataFrame(rows))
+    assert len(figure.axes) == 4
+    np.testing.assert_allclose(ours(figure.axes[0]).get_ydata(), [0.0, 0.1, 0.2])
+    labels = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
+    assert "without the marker itself" in labels and "Chefer" in labels and not any("clean" in one for one in labels)
+
+
+def test_transfer_has_a_panel_for_each_target():
+    rows = [
+        {"target": target, "method": method, "steps": step, "srg": 0.1 * step, "low": 0.0, "high": 0.3}
+        for target, methods in (("original", ["aha", "chefer"]), ("further", ["aha", "fresh"]))
+        for method in methods
+        for step in (range(3) if method != "chefer" else range(1))
+    ]
+    figure = transfer_figure(pd.DataFrame(rows))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["original", "further"]
+    np.testing.assert_allclose(ours(figure.axes[1]).get_ydata(), [0.0, 0.1, 0.2])
+    assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_sanity_compares_methods_over_the_cascade():
+    rows = [
+        {"method": method, "depth": depth, "group": f"blocks.{3 - depth}"}
+        | {f"{name}{end}": value for name in ("spearman", "ssim") for end in ("", "_low", "_high")}
+        for method, value in (("aha", 0.2), ("paper", 1.0), ("chefer", 0.5))
+        for depth in (1, 2, 3)
+    ]
+    figure = sanity_figure(pd.DataFrame(rows))
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_xticklabels()] == ["blocks.2", "blocks.1", "blocks.0"]
+    np.testing.assert_allclose(ours(left).get_ydata(), [0.2] * 3)
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert labels == ["AHA, one pass", "paper preset, one pass", "Chefer"]
+
+
+def test_strip_outlines_the_marker():
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[4:8, 10:14] = True
+    images = [np.zeros((16, 16, 3), np.uint8)] * 2
+    maps = [[np.random.default_rng(0).normal(size=(16, 16))] * 3] * 2
+    figure = marker_strip_figure(images, maps, (0, 1, 5), [[0.5, 0.2, 0.01]] * 2, ["a", "b"], [mask] * 2)
+    assert len(figure.axes) == 8
+    (outline,) = figure.axes[1].patches
+    assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((9.5, 3.5), 4, 4)
+    assert figure.axes[3].get_xlabel() == "marker: top 1%"
+    assert figure.axes[3].get_title() == "T = 5"
