@@ -78,7 +78,10 @@ def settings() -> list[Setting]:
     return [
         *(relaxation(method, noise=method == "gumbel_sinkhorn") for method in RELAXATIONS),
         relaxation("transport", noise=True),
-        *(tau(*pair) for pair in ((1.0, 0.3), (0.65, 0.15), (0.4, 0.1), (0.65, 0.05), (0.3, 0.3), (0.15, 0.15))),
+        *(
+            tau(*pair)
+            for pair in ((1.0, 0.3), (0.65, 0.15), (0.4, 0.1), (0.3, 0.05), (0.65, 0.05), (0.3, 0.3), (0.15, 0.15))
+        ),
         *(fractions(count) for count in (1, 2, 4, 8)),
         *(fixed(count) for count in (4, 8, 16)),
         *(grid(*pair) for pair in ((7, 7), (7, 14), (7, 28), (28, 28), (7, 64))),

@@ -19,7 +19,7 @@ def bench_table() -> str:
         "| profile | preset | images/s | peak MB | masked passes per image | outside |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for profile in ("embedded", "vit-tiny"):
+    for profile in sorted(folder.name for folder in (RESULTS / "bench").iterdir() if folder.is_dir()):
         rows = pd.read_csv(RESULTS / "bench" / profile / "train.csv")
         for row in rows.itertuples():
             lines.append(
