@@ -81,6 +81,13 @@ def attributor(network, target, params) -> Explainer:
     return Explainer(target, network, training, params.refine)
 
 
+def test_own_models_share_the_backbone(network, params):
+    explainer = attributor(network, make_target(), params)
+    own = Explainer.for_model(make_target(seed=9).model, explainer)
+    assert own.network.backbone is network.backbone
+    torch.testing.assert_close(own.attribute(images(), 1), explainer.attribute(images(), 1))
+
+
 def test_size_of_the_papers_decoder_on_a_vit_large():
     class ViTLarge(Backbone):
         def __init__(self):
