@@ -56,23 +56,23 @@ def diverging(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "H W"
     return blend(image, sign_colours(scores), rank_share(np.abs(np.asarray(scores, dtype=np.float64))))
 
 
-def heat(share: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 3"]:
+def heat(share: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S 3"]:
     """Colours in [0, 255] of rank shares."""
     colours: np.ndarray = matplotlib.colormaps[COLOUR_MAP](share)[..., :3] * 255
     return colours
 
 
-def sign_colours(scores: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 3"]:
+def sign_colours(scores: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S 3"]:
     """Colours in [0, 255] of a contrast map's signs."""
-    return np.where(scores[..., None] >= 0, *(np.array(colour, dtype=np.float64) for colour in SIGNS))
+    return np.where(scores[..., None] >= 0, *(np.array(colour, dtype=scores.dtype) for colour in SIGNS))
 
 
 def blend(
     image: UInt8[np.ndarray, "H W 3"], colours: Float[np.ndarray, "H W 3"], share: Float[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """(1 - a) base + a colour, a = 0.85 q^2, with the image in nearly grey as the base."""
-    pixels = image.astype(np.float64)
-    base = (1 - GREY) * pixels + GREY * (pixels @ _LUMINANCE)[..., None]
+    """(1 - a) base + a colour, a = 0.85 q^2, with the image in nearly grey as the base; in the shares' precision."""
+    pixels = image.astype(share.dtype)
+    base = (1 - GREY) * pixels + GREY * (pixels @ np.array(_LUMINANCE, share.dtype))[..., None]
     opacity = OPACITY * share[..., None] ** 2
     return ((1 - opacity) * base + opacity * colours).round().astype(np.uint8)
 
