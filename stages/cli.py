@@ -7,6 +7,7 @@ that the user can fix, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,11 @@ ExplainerSource = Annotated[
 ]
 TargetSource = Annotated[str | None, typer.Option("--target", help="Folder of a target, or timm name.")]
 TargetWeights = Annotated[Path | None, typer.Option("--target-weights", help="Safetensors file for that architecture.")]
+
+
+class ExportFormat(StrEnum):
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch-export"
 
 
 def _stage(name: str, help_text: str) -> None:
@@ -134,6 +140,23 @@ def explain(
         images, out, class_, against, steps, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
     raise typer.Exit(1 if explain_images(ctx, request) else 0)
+
+
+@app.command(rich_help_panel="Use")
+def export(
+    format_: Annotated[ExportFormat, typer.Option("--format", help="Kind of graph.")] = ExportFormat.ONNX,
+    out: Annotated[Path | None, typer.Option("--out", help="File; default explainer.onnx or explainer.pt2.")] = None,
+    explainer: ExplainerSource = None,
+    target: TargetSource = None,
+    target_weights: TargetWeights = None,
+    params: ParamsFile = None,
+) -> None:
+    """Write target and explainer as one graph: image and class in, map and probabilities out."""
+    from stages.context import Context
+    from stages.export import run as export_graph
+
+    ctx = Context.create(Path.cwd(), params, device="cpu")
+    export_graph(ctx, format_.value, out, explainer, target, target_weights)
 
 
 @app.command(rich_help_panel="Use")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from stages.class_choice import ClassChoice
 from stages.context import Context
 from stages.explain import run
 from stages.explained import Request
+from stages.export import run as export
 from stages.image_files import find_images, output_names
 
 
@@ -154,6 +156,14 @@ def test_a_map_in_the_terminal(folder, capsys):
     shades = capsys.readouterr().out
     assert "█" in shades
     assert len(shades.splitlines()) == 24
+
+
+def test_export_says_size_exactness_and_speed(folder, unchecked_types, capsys):
+    ctx = Context.create(folder, device="cpu")
+    export(ctx, "torch-export", None, None, None, None)
+    assert (folder / "explainer.pt2").is_file()
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"explainer.pt2: [\d.]+ MiB; largest difference .* in maps, .* one image [\d.]+ ms", said)
 
 
 class TestClassChoice:
