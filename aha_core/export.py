@@ -29,10 +29,8 @@ from torch import Tensor, nn
 from aha_core.attribution import Explainer
 from aha_core.errors import AhaError, AttributionError
 from aha_core.explainer.dpt import DptExplainer
-from aha_core.explainer.model import explain
 from aha_core.files import atomic_path
 from aha_core.ranking import standardise
-from aha_core.targets import Target
 
 Format = Literal["onnx", "torch-export"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -45,7 +43,11 @@ Run = Callable[[Tensor, Tensor], tuple[np.ndarray, np.ndarray]]
 
 
 class Graph(nn.Module):
-    """Target and explainer as one module without Python's choices; see the module's formula."""
+    """Target and explainer as one module; see the module's formula.
+
+    Without what `ExplainerNetwork.inputs` does for training: there, sizes become Python numbers, which fixes the batch,
+    and class rows may follow from an unusual head by computations that no graph needs to repeat: here, a table.
+    """
 
     rows: Tensor | None
 
@@ -53,9 +55,9 @@ class Graph(nn.Module):
         super().__init__()
         self.target, self.network = explainer.target, explainer.network
         self.levels = explainer.training.explainer.levels
+        self.backbone = explainer.network.backbone if isinstance(explainer.network, DptExplainer) else None
         every = torch.arange(explainer.target.num_classes, device=explainer.device)
-        reads_rows = not isinstance(explainer.network, DptExplainer)  # which also takes targets that have none
-        self.register_buffer("rows", explainer.target.class_rows(every) if reads_rows else None)
+        self.register_buffer("rows", explainer.target.class_rows(every) if self.backbone is None else None)
 
     def forward(
         self, images: Float[Tensor, "B 3 S S"], classes: Int[Tensor, "B"]
@@ -63,22 +65,12 @@ class Graph(nn.Module):
         features = self.target.features(images, self.levels)
         probabilities = features.logits.float().softmax(dim=1)
         wanted = torch.where(classes < 0, probabilities.argmax(dim=1), classes)
-        raw = explain(self.network, _WithRows(self.target, self.rows), images, features, wanted)
+        if self.backbone is not None:
+            raw = self.network(images, self.backbone(images, self.network.depths), wanted)
+        else:
+            assert self.rows is not None
+            raw = self.network(images, features.levels, features.final, self.rows[wanted])
         return standardise(raw), probabilities
-
-
-class _WithRows(Target):
-    """The target with its class rows as a table: how they follow from an unusual head is no part of a graph."""
-
-    def __init__(self, target: Target, rows: Tensor | None) -> None:
-        nn.Module.__init__(self)
-        self.name, self.model, self._rows = target.name, target.model, (rows,)
-
-    def class_rows(self, classes: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        (rows,) = self._rows
-        if rows is None:
-            raise AttributionError(f"{self.name} has no class rows")
-        return rows[classes]
 
 
 @dataclass(frozen=True)
