@@ -1,27 +1,40 @@
-"""The public API: a trained explainer with its frozen target.
+"""The public API: a trained explainer with its frozen target, in captum's conventions.
 
-explainer = Explainer.load("outputs/explainer", "outputs/target")
-maps = explainer.attribute(images)                      # (B, 1, H, W), one pass
-maps = explainer.attribute(images, target=3, steps=5)   # class 3, five refinement steps
+>>> maps = explainer.attribute(images)  # (B, 1, S, S): one pass, the predicted class of each image
+>>> tuple(maps.shape)
+(2, 1, 32, 32)
+>>> maps = explainer.attribute(images, target=3, steps=2)  # class 3, two refinement steps
+>>> same = explainer.attribute(normalised, normalised=True)  # as the classifier itself takes them
+>>> bool(torch.allclose(same, explainer.attribute(images), atol=1e-3))
+True
+
+Here `explainer` is `Explainer.load("outputs")`, or `Explainer.for_model(model, explainer="outputs")` around a timm
+model that is already there; `images` are (B, 3, S, S) in [0, 1].
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from aha_core import sources
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
-from aha_core.explainer import ExplainerNetwork
+from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
-from aha_core.explainer.storage import Training, load_explainer
+from aha_core.explainer.storage import Training, load_explainer, save_explainer
+from aha_core.inputs import Classes, In, like, parts, read_classes, read_images
 from aha_core.masked_passes import MaskedPasses
 from aha_core.ranking import standardise
 from aha_core.refinement import DEFAULT_REFINEMENT, Refinement, refine
-from aha_core.targets import Target
+from aha_core.targets import Target, TargetFeatures
 
 
 class Explainer:
@@ -46,23 +59,83 @@ class Explainer:
         self.target, self.network = target, network.eval().requires_grad_(False)
         self.training, self.refinement = training, refinement
         self.passes = MaskedPasses(target, refinement.precision, memory_gb)
+        self.model: nn.Module = target.model  # what `for_model` was given
 
     @classmethod
     def load(
         cls,
-        folder: Path | str,
-        target: Target | Path | str,
+        source: Path | str,
+        target: Target | Path | str | None = None,
         refinement: RefineConfig = DEFAULT_REFINEMENT,
         memory_gb: float = 1.0,
     ) -> Explainer:
-        """Read an explainer and, where a folder is given, its target.
+        """Read an explainer and its target.
+
+        Args:
+            source: a folder of `aha train` or `save`, or the name of one in $AHA_EXPLAINERS (`sources.locate`).
+            target: the classifier or its folder; the one beside the explainer where None.
 
         Raises:
             TargetError, AttributionError: files are missing or do not fit together.
         """
-        loaded = target if isinstance(target, Target) else Target.load(Path(target))
-        network, training = load_explainer(Path(folder), loaded)
+        folder, beside = sources.locate(source)
+        if target is None and beside is None:
+            raise AttributionError(f"no target beside the explainer in {folder}; give its folder: load(source, target)")
+        loaded = target if isinstance(target, Target) else Target.load(Path(target or beside or ""))
+        network, training = load_explainer(folder, loaded)
         return cls(loaded, network, training, refinement, memory_gb)
+
+    def save(self, folder: Path | str) -> None:
+        """Write explainer and target into one folder, which `load` reads."""
+        save_explainer(Path(folder) / sources.EXPLAINER, self.network, self.training)
+        self.target.save(Path(folder) / sources.TARGET)
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        explainer: Explainer | Path | str,
+        *,
+        class_names: Sequence[str] | None = None,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> Explainer:
+        """An explainer around a timm model that is already there: the same weights in memory, nothing of it changed.
+
+        Args:
+            explainer: one that was trained for this model, or for one of the same architecture, or where `load` finds
+                one.
+            class_names, image_size, mean, std: see `sources.wrap_model`; names and size are the explainer's target's
+                where they fit.
+
+        Raises:
+            TargetError: not a timm model. AttributionError: the explainer does not fit it.
+        """
+        known, trained = _known_target(explainer)
+        if class_names is None and len(known.get("class_names", [])) == getattr(model, "num_classes", None):
+            class_names = known["class_names"]
+        ready = model if isinstance(model, Target) else None
+        target = ready or sources.wrap_model(model, class_names, image_size, mean, std)
+        if trained is None:
+            made = cls(target, *load_explainer(sources.locate(str(explainer))[0], target))
+        else:
+            with torch.random.fork_rng(devices=[]):  # its first weights are drawn, then replaced
+                backbone = getattr(trained.network, "backbone", None)
+                network = build_explainer(trained.training.explainer, target, backbone)
+            try:
+                network.load_state_dict(trained.network.state_dict())
+            except RuntimeError as error:
+                raise AttributionError(
+                    f"the explainer was trained for {trained.training.target}, not for {target.name}: {error}"
+                ) from error
+            made = cls(target, network, trained.training, trained.refinement, trained.passes.memory / 2**30)
+        made.model = model
+        return made.to(target.mean.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.mean.device
 
     def to(self, device: torch.device | str) -> Explainer:
         self.target.to(device)
@@ -71,42 +144,122 @@ class Explainer:
 
     @torch.no_grad()
     def attribute(
-        self, x: Float[Tensor, "B 3 H W"], target: Int[Tensor, "B"] | int | None = None, steps: int = 0
-    ) -> Float[Tensor, "B 1 H W"]:
+        self,
+        inputs: In,
+        target: Classes | None = None,
+        steps: int = 0,
+        *,
+        normalised: bool = False,
+        channels: Literal[1, 3] = 1,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> In:
         """Importance of every pixel for the class; larger = more important.
 
         Args:
-            x: images in [0, 1] at the target's input size, never changed.
+            inputs: images at the target's input size, never changed; as in captum a tuple of one tensor gives a tuple.
             target: class indices, or one for all images; the predicted class where None.
             steps: refinement steps T.
+            normalised: inputs are (x - mean) / std with the target's mean and std, not images in [0, 1].
+            channels: 3 repeats the map over the colours: the inputs' shape, which `captum.metrics.infidelity` wants.
+            internal_batch_size: most images in a pass; all together where None.
+            show_progress: a bar on the terminal, for several passes.
 
         Returns:
-            float32 maps with mean 0 and standard deviation 1 per image before refinement: positive = more important
-            than the image's average pixel.
+            Detached maps on the inputs' device, of their type; mean 0 and standard deviation 1 per image before
+            refinement: positive = more important than the image's average pixel.
 
         Raises:
-            AttributionError: wrong image shape or class index.
+            AttributionError: wrong image shape or range, class index or number of classes.
         """
-        size = self.target.image_size
-        if x.ndim != 4 or x.shape[1:] != (3, size, size):
-            raise AttributionError(f"expected images (B, 3, {size}, {size}) in [0, 1], got {tuple(x.shape)}")
-        features = self.target.features(x, self.training.explainer.levels)
-        classes = features.logits.argmax(dim=1) if target is None else self._classes(target, x)
-        maps = standardise(explain(self.network, self.target, x, features, classes))
-        return self.refine(x, maps, classes, steps).maps[-1] if steps else maps
+        x = read_images(inputs, self.target, normalised)
+        classes = None if target is None else read_classes(target, self.target, len(x))
+        maps = []
+        for part in parts(len(x), internal_batch_size, show_progress):
+            features = self.features(x[part])
+            own = features.logits.argmax(dim=1) if classes is None else classes[part]
+            maps.append(self.maps(x[part], features, own[None], steps)[0])
+        return like(torch.cat(maps).expand(-1, channels, -1, -1), inputs)
+
+    @torch.no_grad()
+    def contrast(
+        self,
+        inputs: In,
+        target: Classes | None,
+        against: Classes,
+        steps: int = 0,
+        *,
+        normalised: bool = False,
+    ) -> In:
+        """C = z(A_c) - z(A_d), with z = (A - mean) / std per image: what speaks for class c rather than for d.
+
+        Arguments, result and errors as in `attribute`; `against` is d. Both classes share one pass of the target.
+        """
+        x = read_images(inputs, self.target, normalised)
+        features = self.features(x)
+        wanted = features.logits.argmax(dim=1) if target is None else read_classes(target, self.target, len(x))
+        pair = self.maps(x, features, torch.stack([wanted, read_classes(against, self.target, len(x))]), steps)
+        return like(contrast_maps(pair), inputs)
 
     def refine(
-        self, x: Float[Tensor, "B 3 H W"], maps: Float[Tensor, "B 1 H W"], classes: Int[Tensor, "B"], steps: int
+        self,
+        inputs: Tensor,
+        maps: Float[Tensor, "B 1 H W"],
+        target: Classes,
+        steps: int,
+        *,
+        normalised: bool = False,
     ) -> Refinement:
-        """`aha_core.refinement.refine` with this explainer's settings."""
-        config = self.refinement.model_copy(update={"steps": steps})
-        training = self.training
-        with torch.enable_grad():
-            return refine(self.passes, x, maps, classes, config, training.ranking, training.perturbation, training.seed)
+        """All maps of `steps` gradient steps from the given ones (`aha_core.refinement`), on the explainer's device.
 
-    def _classes(self, target: Tensor | int, x: Tensor) -> Tensor:
-        classes = torch.as_tensor(target, device=x.device).expand(len(x))
-        count = self.target.num_classes
-        if int(classes.min()) < 0 or int(classes.max()) >= count:
-            raise AttributionError(f"class {classes.tolist()} is outside 0..{count - 1} of {self.target.name}")
-        return classes
+        Args:
+            maps: from `attribute`, or any other method's.
+        """
+        x = read_images(inputs, self.target, normalised)
+        config = self.refinement.model_copy(update={"steps": steps})
+        how, classes = self.training, read_classes(target, self.target, len(x))
+        start = maps.to(x)
+        with torch.enable_grad():
+            return refine(self.passes, x, start, classes, config, how.ranking, how.perturbation, how.seed)
+
+    @torch.no_grad()
+    def features(self, x: Float[Tensor, "B 3 H W"]) -> TargetFeatures:
+        """The target's one pass over images in [0, 1] on the explainer's device: logits and what `maps` needs."""
+        return self.target.features(x, self.training.explainer.levels)
+
+    @torch.no_grad()
+    def maps(
+        self, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "K B"], steps: int = 0
+    ) -> Float[Tensor, "K B 1 H W"]:
+        """Maps of K classes of each image from one pass of the target."""
+        count = len(classes)
+        wide, flat = x.repeat(count, 1, 1, 1), classes.flatten()
+        maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))
+        if steps:
+            maps = self.refine(wide, maps, flat, steps).maps[-1]
+        return maps.unflatten(0, (count, len(x)))
+
+    def explain_func(
+        self, model: nn.Module, inputs: Any, targets: Any, normalised: bool = True, steps: int = 0, **_: Any
+    ) -> np.ndarray:
+        """What quantus' metrics call: arrays in, an array of maps out. They hand over a timm model, whose inputs are
+        normalised; another one than this explainer's, e.g. with randomised weights, is explained by itself.
+        """
+        own = model is self.model or model is self.target or model is self.target.model
+        explainer = self if own else Explainer.for_model(model, self)
+        images, classes = torch.as_tensor(np.asarray(inputs, np.float32)), torch.as_tensor(np.asarray(targets))
+        maps: np.ndarray = explainer.attribute(images, classes, steps, normalised=normalised).numpy()
+        return maps
+
+
+def contrast_maps(pair: Float[Tensor, "2 B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """z(A_c) - z(A_d)."""
+    return standardise(pair[0]) - standardise(pair[1])
+
+
+def _known_target(explainer: Explainer | Path | str) -> tuple[dict[str, Any], Explainer | None]:
+    """What is known of the target for which an explainer was trained, and the explainer where it is in memory."""
+    if isinstance(explainer, Explainer):
+        return {"class_names": explainer.target.class_names}, explainer
+    _, beside = sources.locate(explainer)
+    return (json.loads((beside / "target.json").read_text()) if beside else {}), None

@@ -13,7 +13,7 @@ class Attributor(Protocol):
     """An explainer or baseline for one frozen classifier."""
 
     def attribute(
-        self, x: Float[Tensor, "B 3 H W"], target: Int[Tensor, "B"] | None = None
+        self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
     ) -> Float[Tensor, "B 1 H W"]:
         """Map each pixel of x (in [0, 1]) to its importance for the class; larger = more important.
 

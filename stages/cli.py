@@ -7,6 +7,7 @@ that the user can fix, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,16 @@ Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Training 
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
+ExplainerSource = Annotated[
+    str | None, typer.Option("--explainer", help="Folder of an explainer, or its name in $AHA_EXPLAINERS.")
+]
+TargetSource = Annotated[str | None, typer.Option("--target", help="Folder of a target, or timm name.")]
+TargetWeights = Annotated[Path | None, typer.Option("--target-weights", help="Safetensors file for that architecture.")]
+
+
+class ExportFormat(StrEnum):
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch-export"
 
 
 def _stage(name: str, help_text: str) -> None:
@@ -101,18 +112,53 @@ def ui(port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000, tra
 
 @app.command(rich_help_panel="Use")
 def explain(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE…")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for overlays (PNG) and raw maps (NPY).")],
-    class_: Annotated[str | None, typer.Option("--class", help="Class name or index; default: the predicted.")] = None,
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns; - reads a list.", metavar="IMAGE…")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of pictures, maps (NPY) and facts (JSON).")] = Path("maps"),
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Class name or index, or top3; default: the predicted.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another class: what speaks for the one rather than this.")
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
+    explainer: ExplainerSource = None,
+    target: TargetSource = None,
+    target_weights: TargetWeights = None,
+    keep: Annotated[float, typer.Option("--keep", min=0.001, max=1, help="Share of the pixels in the cut-out.")] = 0.2,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Deletion and insertion of each map (many more passes).")
+    ] = True,
+    show: Annotated[bool, typer.Option("--show", help="Also a small map in the terminal.")] = False,
+    params: ParamsFile = None,
     device: Device = None,
 ) -> None:
     """Explain images with the trained explainer."""
     from stages.context import Context
     from stages.explain import run as explain_images
+    from stages.explained import Request
 
-    ctx = Context.create(Path.cwd(), device=device)
-    raise typer.Exit(1 if explain_images(ctx, images, out, class_, steps) else 0)
+    ctx = Context.create(Path.cwd(), params, device=device)
+    request = Request(
+        images, out, class_, against, steps, explainer, target, target_weights, keep, scores, show
+    )  # fmt: skip
+    raise typer.Exit(1 if explain_images(ctx, request) else 0)
+
+
+@app.command(rich_help_panel="Use")
+def export(
+    format_: Annotated[ExportFormat, typer.Option("--format", help="Kind of graph.")] = ExportFormat.ONNX,
+    out: Annotated[Path | None, typer.Option("--out", help="File; default explainer.onnx or explainer.pt2.")] = None,
+    explainer: ExplainerSource = None,
+    target: TargetSource = None,
+    target_weights: TargetWeights = None,
+    params: ParamsFile = None,
+) -> None:
+    """Write target and explainer as one graph: image and class in, map and probabilities out."""
+    from stages.context import Context
+    from stages.export import run as export_graph
+
+    ctx = Context.create(Path.cwd(), params, device="cpu")
+    export_graph(ctx, format_.value, out, explainer, target, target_weights)
 
 
 @app.command(rich_help_panel="Use")

@@ -1,80 +1,210 @@
-"""`aha explain`: overlay and raw map of one's own images with the trained explainer."""
+"""`aha explain`: what the classifier looks at in one's own images.
+
+Pictures, map and JSON of each image (`stages.explained`), contact sheets of several, and summary.json with what was
+skipped. Images are decoded and pictures are written in threads beside the
+classifier's passes, a batch at a time, so memory does not grow with the number of images.
+"""
 
 from __future__ import annotations
 
-import difflib
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from torchvision.transforms.v2 import functional as transforms
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
 
-from aha_core.attribution import Explainer
-from aha_core.data.decode import read_image
-from aha_core.errors import AhaError, AttributionError, DataError
-from aha_core.figures import overlay
-from aha_core.files import array_writer, atomic_path
-from aha_core.targets import Target
+from aha_core.attribution import Explainer, contrast_maps
+from aha_core.figures.contact_sheet import ContactSheet
+from aha_core.figures.terminal import in_colour, in_shades
+from aha_core.files import atomic_json, atomic_path
+from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
+from aha_core.references import evaluation_reference
+from stages.class_choice import ClassChoice
 from stages.context import Context
+from stages.explained import Explained, Photo, Request, endings, read_photo, write
+from stages.image_files import find_images, output_names, read_ahead
+from stages.own import load_explainer
+
+BATCH = 16  # images, at most: more are not faster on CPUs, and each waits with its picture in memory
+DIGITS = 6
 
 
-def run(ctx: Context, images: list[Path], out: Path, class_name: str | None, steps: int) -> int:
-    """Write NAME_overlay.png and NAME_map.npy for each image; returns the number of unusable files."""
+def run(ctx: Context, request: Request) -> int:
+    """Explain everything that was named; returns the number of unusable files."""
     ctx.use_all_cores()
-    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine).to(ctx.device)
-    wanted = None if class_name is None else class_index(class_name, explainer.target)
-    names = output_names(images)
-    failed = 0
-    for image in ctx.progress(images, len(images), "explain"):
-        try:
-            ctx.say(explain_one(explainer, image, out / names[image], wanted, steps, ctx.device))
-        except (AttributionError, DataError) as error:
-            ctx.say(f"[red]skipped[/red] {error}")
-            failed += 1
-    return failed
+    explainer = load_explainer(ctx, request.explainer, request.target, request.weights)
+    choice = ClassChoice.parse(request.class_, request.against, explainer.target)
+    found = find_images(request.images, sys.stdin, request.out)
+    names = output_names(found.files, request.out, endings(choice.top))
+    results = Results(ctx, request, explainer.target.name, dict(zip(found.files, names, strict=True)), list(found.bad))
+    size = min(BATCH, ctx.params.resources.batch_size)
+    with ThreadPoolExecutor(2) as pool, ctx.bar() as bar:
+        task = bar.add_task("explain", total=len(found.files))
+        for batch, failed in batches(found.files, explainer.target.image_size, size, ctx.cores):
+            explained = explain_batch(ctx, explainer, choice, request, [photo for _, photo in batch])
+            results.collect()  # of the batch before: its pictures were written meanwhile
+            results.bad += failed
+            results.submit(pool, batch, explained)
+            bar.advance(task, len(batch) + len(failed))
+        results.collect()
+    return results.close(request.class_ or "predicted")
 
 
-def explain_one(explainer: Explainer, file: Path, stem: Path, wanted: int | None, steps: int, device: str) -> str:
-    """Explain one file; returns the line to print."""
-    target = explainer.target
-    original = transforms.pil_to_tensor(read_image(file))
-    size = [target.image_size, target.image_size]
-    x = transforms.resize(original, size, antialias=True)[None].to(device).float() / 255
-    probabilities = target.probabilities(x)[0]
-    index = int(probabilities.argmax()) if wanted is None else wanted
-    scores = explainer.attribute(x, target=index, steps=steps)
-    shown = torch.nn.functional.interpolate(scores, size=original.shape[1:], mode="bilinear", align_corners=False)
-    picture = overlay(original.permute(1, 2, 0).numpy(), shown[0, 0].cpu().numpy())
-    raw = scores[0, 0].cpu().numpy()
-    with array_writer(stem.with_name(f"{stem.name}_map.npy"), raw.shape, np.float32) as append:
-        append(raw)
-    goal = stem.with_name(f"{stem.name}_overlay.png")
-    with atomic_path(goal) as temporary:
-        Image.fromarray(picture).save(temporary)
-    return f"{file.name}: {target.class_names[index]} ({float(probabilities[index]):.2f}) -> {goal}"
+class Results:
+    """Writes in threads what was explained, one batch at a time, and keeps account.
 
-
-def class_index(name: str, target: Target) -> int:
-    """A class by index or by name (case and spaces do not matter).
-
-    Raises AhaError with near names for an unknown one.
+    Args:
+        names: of the outputs, by file.
+        bad: unusable files so far, with reasons.
     """
-    if name.isdigit() and int(name) < target.num_classes:
-        return int(name)
-    folded = {label.casefold().replace("_", " "): index for index, label in enumerate(target.class_names)}
-    wanted = name.casefold().replace("_", " ")
-    if wanted in folded:
-        return folded[wanted]
-    near = difflib.get_close_matches(wanted, folded, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"expected a class name or 0..{target.num_classes - 1}"
-    raise AhaError(f"--class {name!r} is not a class of {target.name}; {hint}")
+
+    def __init__(
+        self, ctx: Context, request: Request, target: str, names: dict[Path, str], bad: list[tuple[str, str]]
+    ) -> None:
+        self.ctx, self.request, self.target, self.names, self.bad = ctx, request, target, names, bad
+        self.done: list[dict[str, str]] = []
+        self._jobs: list[tuple[Path, list[Explained], Future[UInt8[np.ndarray, "H W 3"]]]] = []
+        self._sheet, self._pages, self._terminal = ContactSheet(), list[str](), Console()
+
+    def submit(self, pool: Executor, batch: list[tuple[Path, Photo]], explained: list[list[Explained]]) -> None:
+        for (file, photo), own in zip(batch, explained, strict=True):
+            if own:
+                job = pool.submit(write, self.request, self.names[file], file, photo, own, self.target)
+                self._jobs.append((file, own, job))
+            else:
+                self.bad.append((str(file), "the map is not finite"))
+
+    def collect(self) -> None:
+        """Wait for what was submitted, and show it."""
+        jobs, self._jobs = self._jobs, []
+        for file, own, job in jobs:
+            overlay, name = job.result(), self.names[file]
+            self.done.append({"file": str(file), "result": f"{name}.json"})
+            self._save(self._sheet.add(overlay, [file.name, _line(own[:1])]))
+            if self.request.show:
+                small = in_colour(overlay) if self._terminal.color_system else in_shades(own[0].map)
+                self._terminal.print(small, end="")
+            self.ctx.say(escape(f"{file.name}: {_line(own)} -> {self.request.out / name}_overlay.jpg"))
+
+    def close(self, wanted: str) -> int:
+        """The last contact sheet, summary.json and the list of unusable files; returns their number."""
+        if len(self.done) > 1:
+            self._save(self._sheet.rest())
+        out, say = self.request.out, self.ctx.say
+        facts: dict[str, Any] = {"target": self.target, "steps": self.request.steps, "class": wanted}
+        skipped = [{"file": name, "reason": reason} for name, reason in self.bad]
+        files = {"contact_sheets": self._pages, "images": self.done, "skipped": skipped}
+        atomic_json(out / "summary.json", facts | files)
+        for name, reason in self.bad:
+            say(f"[red]skipped[/red] {escape(name)}: {escape(reason)}")
+        say(escape(f"{len(self.done)} explained, {len(self.bad)} skipped: {out}"))
+        return len(self.bad)
+
+    def _save(self, pages: Iterable[tuple[int, Image.Image]]) -> None:
+        for number, page in pages:
+            name = f"contact_sheet_{number:02d}.jpg"
+            with atomic_path(self.request.out / name) as temporary:
+                page.save(temporary, quality=88)
+            self._pages.append(name)
 
 
-def output_names(images: list[Path]) -> dict[Path, str]:
-    """A distinct output stem for each file: equal names in different folders get the folder's name in front."""
-    stems = [image.stem for image in images]
-    return {
-        image: image.stem if stems.count(image.stem) == 1 else f"{image.parent.name}_{image.stem}_{place}"
-        for place, image in enumerate(images)
-    }
+def batches(
+    files: list[Path], side: int, size: int, threads: int
+) -> Iterator[tuple[list[tuple[Path, Photo]], list[tuple[str, str]]]]:
+    """Decoded images in groups of `size`, with the unusable files that lay between them."""
+    batch: list[tuple[Path, Photo]] = []
+    failed: list[tuple[str, str]] = []
+    for file, result in read_ahead(files, lambda file: read_photo(file, side), size, threads):
+        if isinstance(result, Photo):
+            batch.append((file, result))
+        else:
+            failed.append((str(file), str(result).removeprefix(f"{file}: ")))
+        if len(batch) == size:
+            yield batch, failed
+            batch, failed = [], []
+    if batch or failed:
+        yield batch, failed
+
+
+@torch.no_grad()
+def explain_batch(
+    ctx: Context, explainer: Explainer, choice: ClassChoice, request: Request, photos: list[Photo]
+) -> list[list[Explained]]:
+    """Maps, probabilities and scores of the chosen classes of each image; nothing where a map is not finite."""
+    if not photos:
+        return []
+    target = explainer.target
+    pixels = torch.stack([photo.x for photo in photos])
+    x = pixels.to(ctx.device).float() / 255
+    features = explainer.features(x)
+    probabilities = features.logits.float().softmax(dim=1)
+    classes = choice(probabilities)
+    if choice.against is None:
+        maps = explainer.maps(x, features, classes, request.steps)
+    else:
+        rivals = torch.full_like(classes[:1], choice.against)
+        every = explainer.maps(x, features, torch.cat([classes, rivals]), request.steps)
+        maps = torch.stack([contrast_maps(torch.stack([one, every[-1]])) for one in every[:-1]])
+    finite = maps.isfinite().flatten(2).all(dim=2).all(dim=0).tolist()
+    maps = maps.nan_to_num(0.0, 0.0, 0.0)
+    seeds = [zlib.crc32(one.numpy().tobytes()) for one in pixels]
+    results: list[list[Explained]] = [[] for _ in photos]
+    for wanted, own in zip(classes, maps, strict=True):
+        scores = score(ctx, explainer, x, own, wanted, seeds) if request.scores else [{} for _ in photos]
+        for place, (index, values) in enumerate(zip(wanted.tolist(), scores, strict=True)):
+            facts = _class_facts(index, probabilities[place], target.class_names)
+            if choice.against is not None:
+                facts["against"] = _class_facts(choice.against, probabilities[place], target.class_names)
+            results[place].append(Explained(facts | values, own[place, 0].cpu().numpy()))
+    return [own if good else [] for own, good in zip(results, finite, strict=True)]
+
+
+def score(
+    ctx: Context, explainer: Explainer, x: Float[Tensor, "B 3 S S"], maps: Float[Tensor, "B 1 S S"],
+    classes: Int[Tensor, "B"], seeds: list[int],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Deletion and insertion AUC and SRG of each map by the metric contract: mean of the references, and each.
+
+    Seeds come from the images' pixels, so an image's scores depend on nothing else.
+    """
+    config = ctx.params.evaluate
+    orders = removal_order(maps, seeds)
+    counts, _ = curve_fractions(config.points, x.shape[2] * x.shape[3])
+    per_reference = {}
+    for name in config.references:
+        reference = evaluation_reference(x, name, explainer.training.perturbation, seeds)
+        curves = deletion_insertion(
+            explainer.target.probabilities, x, orders, classes, reference, counts, ctx.params.resources.batch_size
+        )
+        per_reference[name] = {"deletion": curves.deletion_auc, "insertion": curves.insertion_auc, "srg": curves.srg}
+    rows = []
+    for place in range(len(x)):
+        each = {
+            name: {kind: round(float(values[place]), DIGITS) for kind, values in columns.items()}
+            for name, columns in per_reference.items()
+        }
+        mean = {
+            kind: round(sum(own[kind] for own in each.values()) / len(each), DIGITS)
+            for kind in ("deletion", "insertion", "srg")
+        }
+        rows.append(mean | {"by_reference": each})
+    return rows
+
+
+def _class_facts(index: int, probabilities: Float[Tensor, "Y"], names: list[str]) -> dict[str, Any]:
+    return {"class": names[index], "index": index, "probability": round(float(probabilities[index]), DIGITS)}
+
+
+def _line(explained: list[Explained]) -> str:
+    shown = [f"{own.facts['class']} ({own.facts['probability']:.2f})" for own in explained]
+    against = explained[0].facts.get("against")
+    return ", ".join(shown) + (f" rather than {against['class']} ({against['probability']:.2f})" if against else "")

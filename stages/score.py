@@ -30,8 +30,8 @@ from aha_core.summary import (
     summarise_columns,
 )
 from aha_core.targets import Target
+from stages.class_choice import class_index
 from stages.context import Context
-from stages.explain import class_index
 from stages.images import load
 from stages.outputs import rebuild
 from stages.results import save_arrays, save_table
@@ -51,7 +51,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     dataset = PreparedImages(ctx.paths.data, "test")
     entries = read_manifest(folder)
     places = image_places(dataset, entries)
-    wanted = [class_index(one.class_name, target) if one.class_name else None for one in entries]
+    wanted = [class_index(one.class_name, target, "class") if one.class_name else None for one in entries]
     size = target.image_size
     maps = read_maps(entries, (size, size))
     labels = label_map(dataset.class_names, target.num_classes)

@@ -3,9 +3,10 @@
 from aha_core.figures.benchmarks import quality_figure, ranking_figure
 from aha_core.figures.critical_difference import critical_difference_figure
 from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
-from aha_core.figures.overlay import overlay
+from aha_core.figures.overlay import diverging, overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
 from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
+from aha_core.figures.show import show
 from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
 
@@ -13,6 +14,7 @@ __all__ = [
     "correlation_figure",
     "critical_difference_figure",
     "curves_figure",
+    "diverging",
     "gallery_figure",
     "hero_figure",
     "marker_strip_figure",
@@ -23,6 +25,7 @@ __all__ = [
     "sanity_figure",
     "settings_figure",
     "shortcut_figure",
+    "show",
     "srg_by_step_figure",
     "strip_figure",
     "to_png",

@@ -5,6 +5,9 @@ method's map has the same histogram, whatever its scale. With rank share q in [0
 
     a = 0.85 q^2          opacity of the colour: the lower half of the ranking stays nearly clear
     out = (1 - a) base + a colour(q)
+
+A contrast map, the difference of two classes' maps, has a zero that means something: it is shown by its sign and by
+the rank share q of its absolute values, orange for the first class, blue for the second.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from scipy.stats import rankdata
 COLOUR_MAP = "inferno"  # perceptually uniform
 OPACITY = 0.85
 GREY = 0.85  # share of grey in the base image: the map's colours are not mistaken for the image's
+SIGNS = ((230, 97, 1), (44, 123, 182))  # orange and blue, which people with colour-blindness can tell apart
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -41,11 +45,38 @@ def overlay(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "H W"])
     Raises:
         ValueError: sizes differ, or the map has NaN.
     """
+    _same_size(image, scores)
+    share = rank_share(np.asarray(scores, dtype=np.float64))
+    return blend(image, heat(share), share)
+
+
+def diverging(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, nearly grey, under a contrast map; arguments and errors as in `overlay`."""
+    _same_size(image, scores)
+    return blend(image, sign_colours(scores), rank_share(np.abs(np.asarray(scores, dtype=np.float64))))
+
+
+def heat(share: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S 3"]:
+    """Colours in [0, 255] of rank shares."""
+    colours: np.ndarray = matplotlib.colormaps[COLOUR_MAP](share)[..., :3] * 255
+    return colours
+
+
+def sign_colours(scores: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S 3"]:
+    """Colours in [0, 255] of a contrast map's signs."""
+    return np.where(scores[..., None] >= 0, *(np.array(colour, dtype=scores.dtype) for colour in SIGNS))
+
+
+def blend(
+    image: UInt8[np.ndarray, "H W 3"], colours: Float[np.ndarray, "H W 3"], share: Float[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """(1 - a) base + a colour, a = 0.85 q^2, with the image in nearly grey as the base; in the shares' precision."""
+    pixels = image.astype(share.dtype)
+    base = (1 - GREY) * pixels + GREY * (pixels @ np.array(_LUMINANCE, share.dtype))[..., None]
+    opacity = OPACITY * share[..., None] ** 2
+    return ((1 - opacity) * base + opacity * colours).round().astype(np.uint8)
+
+
+def _same_size(image: np.ndarray, scores: np.ndarray) -> None:
     if image.shape[:2] != scores.shape:
         raise ValueError(f"image is {image.shape[:2]}, map is {scores.shape}")
-    share = rank_share(np.asarray(scores, dtype=np.float64))
-    colour = matplotlib.colormaps[COLOUR_MAP](share)[..., :3] * 255
-    pixels = image.astype(np.float64)
-    base = (1 - GREY) * pixels + GREY * (pixels @ _LUMINANCE)[..., None]
-    opacity = OPACITY * share[..., None] ** 2
-    return ((1 - opacity) * base + opacity * colour).round().astype(np.uint8)

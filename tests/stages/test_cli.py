@@ -170,12 +170,12 @@ def test_explain_writes_overlay_and_map_and_counts_bad_files(workspace, change):
     )
     assert done.returncode == 1
     assert "broken.jpg" in done.stderr
-    with Image.open(workspace / "x/a_overlay.png") as overlay:
+    with Image.open(workspace / "x/a_overlay.jpg") as overlay:
         assert overlay.size == (80, 50)
     raw = np.load(workspace / "x/a_map.npy")
     assert raw.shape == (32, 32)
     assert np.isfinite(raw).all()
-    assert (workspace / "x/grey_overlay.png").exists()
+    assert (workspace / "x/grey_overlay.jpg").exists()
     wrong = aha("explain", "a.jpg", "--class", "hart", "--out", "x", cwd=workspace)
     assert wrong.returncode == 1
     assert "did you mean heart" in wrong.stderr

@@ -38,3 +38,16 @@ def test_commands_exist():
     assert commands
     for command in commands:
         assert re.search(rf"\b{command}\b", done.stdout), command
+
+
+def test_python_example_runs(workspace):
+    import torch
+
+    from tests.unit.explainer.test_explainer import images, make_explainer, make_target
+
+    make_explainer(make_target()).save(workspace / "outputs")
+    code = README.split("<!-- python -->\n```python\n")[1].split("```")[0]
+    names = {"images": images(2)}
+    exec(code, names)
+    assert isinstance(names["rather"], torch.Tensor)
+    assert (workspace / "maps.png").stat().st_size > 1000

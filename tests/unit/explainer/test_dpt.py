@@ -20,6 +20,7 @@ from aha_core.explainer.backbone import Backbone, build_backbone
 from aha_core.explainer.dpt import DptExplainer, Fusion, Reassemble, ResidualUnit, kept_channels
 from aha_core.explainer.model import explain
 from aha_core.explainer.storage import Training, load_explainer, save_explainer
+from aha_core.export import export
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
 from aha_core.targets import Target, create_model
@@ -79,6 +80,20 @@ def network(params) -> DptExplainer:
 def attributor(network, target, params) -> Explainer:
     training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
     return Explainer(target, network, training, params.refine)
+
+
+def test_own_models_share_the_backbone(network, params):
+    explainer = attributor(network, make_target(), params)
+    own = Explainer.for_model(make_target(seed=9).model, explainer)
+    assert own.network.backbone is network.backbone
+    torch.testing.assert_close(own.attribute(images(), 1), explainer.attribute(images(), 1))
+
+
+def test_exported_graph_takes_any_batch(network, params, tmp_path, unchecked_types):
+    explainer = attributor(network, make_target(), params)
+    made = export(explainer, tmp_path / "graph.pt2", "torch-export")
+    maps, _ = torch.export.load(made.file).module()(images(4), torch.tensor([1, 1, 1, 1]))
+    torch.testing.assert_close(maps, explainer.attribute(images(4), 1))
 
 
 def test_size_of_the_papers_decoder_on_a_vit_large():

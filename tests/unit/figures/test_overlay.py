@@ -6,7 +6,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from aha_core.figures.overlay import overlay, rank_share
+from aha_core.figures.contact_sheet import ContactSheet
+from aha_core.figures.overlay import SIGNS, diverging, heat, overlay, rank_share
+from aha_core.figures.single import pictures
+from aha_core.figures.terminal import in_colour, in_shades
 
 
 def test_rank_shares_are_exact_and_ties_share_their_mean():
@@ -49,3 +52,48 @@ def test_wrong_sizes_and_nan():
         overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((3, 3)))
     with pytest.raises(ValueError, match="NaN"):
         overlay(np.zeros((1, 2, 3), np.uint8), np.array([[0.0, np.nan]]))
+
+
+def test_diverging_shows_signs_by_colour_and_small_values_hardly_at_all():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    result = diverging(image, np.array([[2.0, 0.0, -3.0]]))
+    assert (result[0, 1] == 100).all()
+    # a = .85: .15 * 100 + .85 * (44, 123, 182); rank share 1/2 of the other: a = .2125
+    assert result[0, 2].tolist() == [52, 120, 170]
+    assert result[0, 0].tolist() == [128, 99, 79]
+
+
+def test_pictures_of_one_image():
+    image = np.full((4, 8, 3), 50, np.uint8)
+    scores = np.arange(8.0).reshape(2, 4)
+    made = pictures(image, scores, keep=0.25)
+    assert made.overlay.shape == (4, 8, 3)
+    assert made.heat.convert("RGB").getpixel((7, 3)) == tuple(heat(np.ones(1))[0].round().astype(int))
+    opaque = made.cutout[..., 3] == 255
+    assert opaque[3, 7] and not opaque[0].any()
+    assert (made.cutout[opaque] == [50, 50, 50, 255]).all()
+    assert (made.cutout[~opaque] == 0).all()
+    signed = pictures(image, scores - 3, keep=1, contrast=True)
+    assert signed.heat.convert("RGB").getpixel((7, 3)) == SIGNS[0]
+    red, _, blue = signed.heat.convert("RGB").getpixel((0, 0))
+    assert blue > red
+    assert (signed.cutout[..., 3] == 255).all()
+
+
+def test_terminal_map():
+    scores = np.linspace(0, 1, 64).reshape(8, 8)
+    lines = in_shades(scores, columns=8).splitlines()
+    assert [len(line) for line in lines] == [8] * 4
+    assert lines[0][0] == " " and lines[-1][-1] == "\u2588"
+    picture = np.zeros((8, 8, 3), np.uint8)
+    assert in_colour(picture, columns=8).plain == ("\u2580" * 8 + "\n") * 4
+
+
+def test_contact_sheets_are_paged():
+    sheet = ContactSheet()
+    picture = np.zeros((10, 20, 3), np.uint8)
+    pages = [page for index in range(50) for page in sheet.add(picture, [f"image {index} " * 20, "class"])]
+    pages += list(sheet.rest())
+    assert [number for number, _ in pages] == [1, 2]
+    assert pages[1][1].width < pages[0][1].width
+    assert list(sheet.rest()) == []

@@ -1,0 +1,100 @@
+"""Where an explainer and its target come from: folders, names, a timm model that the user already has.
+
+A folder of an explainer holds explainer.json; its target is looked for beside it. `Explainer.save` writes both into
+one folder, the layout of the pipeline's `outputs` and of the model that MLflow keeps:
+
+    FOLDER/explainer/explainer.json, explainer.safetensors          FOLDER/target/target.json, model.safetensors
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aha_core.errors import AttributionError, TargetError
+from aha_core.targets import Target
+
+NAMES = "AHA_EXPLAINERS"  # environment variable: the folder in which a name is looked up
+EXPLAINER, TARGET = "explainer", "target"
+
+
+def locate(source: Path | str) -> tuple[Path, Path | None]:
+    """The explainer's folder and, where there is one beside it, its target's.
+
+    Args:
+        source: a folder with explainer.json, a folder with `explainer` and `target` in it, or the name of such a folder
+            in $AHA_EXPLAINERS.
+
+    Raises AttributionError when there is no explainer.
+    """
+    folder = Path(source).expanduser()
+    shelf = os.environ.get(NAMES)
+    if not folder.is_dir() and folder.name == str(source) and shelf:
+        folder = Path(shelf).expanduser() / folder.name
+    for explainer, target in ((folder, folder.parent / TARGET), (folder / EXPLAINER, folder / TARGET)):
+        if (explainer / "explainer.json").is_file():
+            return explainer, target if (target / "target.json").is_file() else None
+    raise AttributionError(f"no explainer in {folder}; run `aha train` first{_names(shelf)}")
+
+
+def _names(shelf: str | None) -> str:
+    if not shelf:
+        return f", or name a folder in ${NAMES}"
+    found = sorted(one.parent.parent.name for one in Path(shelf).expanduser().glob("*/explainer/explainer.json"))
+    return f", or name one of those in ${NAMES}: {', '.join(found) or 'none there'}"
+
+
+def wrap_model(
+    model: nn.Module,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Target:
+    """A target around a user's own timm model; its mode and `requires_grad` stay as they are.
+
+    Args:
+        class_names: in the order of the logits; numbers where None.
+        image_size: side of the input, pixels; what the model was built for where None.
+        mean, std: of the normalisation that the model expects, by channel; the model's `pretrained_cfg` where None.
+
+    Raises TargetError for a module that timm did not build, and what `Target` raises.
+    """
+    config: Any = getattr(model, "pretrained_cfg", None)
+    if not config or not hasattr(model, "num_classes"):
+        raise TargetError(
+            f"{type(model).__name__} is no timm model; give the module that timm.create_model returned, without "
+            "wrappers (normalisation: the mean and std arguments)"
+        )
+    names = list(class_names) if class_names is not None else [str(index) for index in range(int(model.num_classes))]  # type: ignore[arg-type]
+    target = Target(config["architecture"], frozen_view(model), image_size or built_for(model), names)
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None:
+            setattr(target, name, torch.tensor(list(values), dtype=torch.float32).view(3, 1, 1))
+    return target.to(next(model.parameters()).device)
+
+
+def frozen_view(model: nn.Module) -> nn.Module:
+    """The same module tree over the same memory, in evaluation mode and without gradients.
+
+    Training the given model in place therefore changes the view, and the view changes nothing of the given model.
+    Moving either to another device separates them.
+    """
+    shared: dict[int, Any] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in model.parameters()}
+    shared |= {id(one): one.detach() for one in model.buffers()}
+    return copy.deepcopy(model, shared).eval()
+
+
+def built_for(model: Any) -> int:
+    """Side of the square input that a timm model was built for, pixels. Raises TargetError for oblong ones."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise TargetError(f"the model was built for {height} x {width} pixels; AHA explains square inputs")
+    return int(height)

@@ -1,0 +1,87 @@
+"""The explainer and the target that a user names on the command line; the pipeline's where nothing is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import safe_open
+
+from aha_core.attribution import Explainer
+from aha_core.classifiers.build import create_model, known_name, load_state, read_weights
+from aha_core.data.labels import imagenet_class_names
+from aha_core.errors import TargetError
+from aha_core.sources import locate
+from aha_core.targets import Target
+from stages.context import Context
+
+IMAGENET_CLASSES = 1000
+SECTION = "--target"  # in messages about names
+
+
+def load_explainer(ctx: Context, explainer: str | None, target: str | None, weights: Path | None) -> Explainer:
+    """An explainer on the context's device.
+
+    Args:
+        explainer: folder or name; the pipeline's where None.
+        target: folder of a target or timm name; what lies beside the explainer where None, else the pipeline's.
+        weights: safetensors file for that architecture; for the pipeline's where no target is named.
+
+    Raises:
+        TargetError, AttributionError: files are missing or do not fit together.
+    """
+    source = explainer or str(ctx.paths.explainer)
+    folder, beside = locate(source)
+    if target is None and weights is None:
+        chosen: Target | Path = beside or ctx.paths.target
+    elif target is not None and (Path(target) / "target.json").is_file() and weights is None:
+        chosen = Path(target)
+    else:
+        chosen = _build(ctx, target, weights)
+    refinement, memory = ctx.params.refine, ctx.params.resources.memory_gb
+    return Explainer.load(folder, chosen, refinement, memory).to(ctx.device)
+
+
+def _build(ctx: Context, name: str | None, weights: Path | None) -> Target:
+    """A timm model at the pipeline's image size, with timm's own weights or those of a file."""
+    size = ctx.params.data.image_size
+    facts = ctx.paths.target / "target.json"
+    known: dict[str, Any] = json.loads(facts.read_text()) if facts.is_file() else {}
+    if name is None:
+        if "name" not in known:
+            raise TargetError(
+                f"no target in {ctx.paths.target}; say by --target which architecture the weights are for"
+            )
+        name = str(known["name"])
+    known_name(name, SECTION)
+    if weights is None:
+        count = _timm_classes(name)
+        model: Any = create_model(name, count, size, pretrained=True, section=SECTION)
+        return Target(name, model, size, _class_names(count, None, known))
+    state = read_weights(weights, name)
+    config: Any = timm.get_pretrained_cfg(name)
+    place = getattr(config, "classifier", None) or "head"
+    place = place if isinstance(place, str) else place[0]
+    head = state.get(f"{place}.weight")
+    if head is None:
+        raise TargetError(f"{weights.name} has no {place}.weight: it is no classifier of the architecture {name}")
+    model = create_model(name, len(head), size, section=SECTION)
+    load_state(model, state, weights.name, name)
+    with safe_open(weights, "pt") as opened:
+        listed = (opened.metadata() or {}).get("class_names")
+    return Target(name, model, size, _class_names(len(head), listed, known))
+
+
+def _timm_classes(name: str) -> int:
+    config: Any = timm.get_pretrained_cfg(name)
+    return int(getattr(config, "num_classes", None) or IMAGENET_CLASSES)
+
+
+def _class_names(count: int, listed: str | None, known: dict[str, Any]) -> list[str]:
+    """The file's own (metadata class_names, a JSON list), the pipeline's target's, ImageNet's, else numbers."""
+    names = json.loads(listed) if listed else known.get("class_names", [])
+    if len(names) == count:
+        return [str(name) for name in names]
+    return imagenet_class_names() if count == IMAGENET_CLASSES else [str(index) for index in range(count)]
