@@ -5,8 +5,8 @@ from aha_core.figures.critical_difference import critical_difference_figure
 from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
 from aha_core.figures.overlay import diverging, overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
-from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
 from aha_core.figures.show import show
+from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
 from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
 
