@@ -69,7 +69,9 @@ class Graph(nn.Module):
             raw = self.network(images, self.backbone(images, self.network.depths), wanted)
         else:
             assert self.rows is not None
-            raw = self.network(images, features.levels, features.final, self.rows[wanted])
+            rows = self.rows[wanted]
+            evidence = self.target.class_evidence(features, rows)
+            raw = self.network(images, features.levels, features.final, rows, evidence)
         return standardise(raw), probabilities
 
 

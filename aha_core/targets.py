@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from aha_core.classifiers import reading
+from aha_core.classifiers import evidence, reading
 from aha_core.classifiers.build import create_model, load_weights
 from aha_core.classifiers.zero_shot import rebuild_zero_shot, zero_shot_facts
 from aha_core.errors import TargetError
@@ -33,12 +33,13 @@ class TargetFeatures:
 
     logits: Float[B Y]; levels: feature maps Float[B C h w] in the order of the requested depths;
     final: the classifier's input vector at every position, Float[B D h w]; None where no depths were requested;
-    origin: what `repeat` repeated.
+    attention: of the class tokens; None in models without them; origin: what `repeat` repeated.
     """
 
     logits: Float[Tensor, "B Y"]
     levels: tuple[Float[Tensor, "B _ _ _"], ...]
     final: Float[Tensor, "B D h w"] | None
+    attention: evidence.ClassAttention | None = None
     origin: TargetFeatures | None = None
 
     def repeat(self, times: int) -> TargetFeatures:
@@ -50,7 +51,8 @@ class TargetFeatures:
             return values.repeat(times, *[1] * (values.ndim - 1))
 
         final = None if self.final is None else again(self.final)
-        return TargetFeatures(again(self.logits), tuple(map(again, self.levels)), final, self.origin or self)
+        attention = self.attention and evidence.ClassAttention(*map(again, self.attention))
+        return TargetFeatures(again(self.logits), tuple(map(again, self.levels)), final, attention, self.origin or self)
 
 
 class Target(nn.Module):
@@ -131,9 +133,21 @@ class Target(nn.Module):
         """
         if not depths:
             return TargetFeatures(self(x), (), None)
-        levels, last, final = reading.read_levels(self.model, self.normalise(x), depths, self.name)
+        with evidence.captured_qkv(self.model) as captured:
+            levels, last, final = reading.read_levels(self.model, self.normalise(x), depths, self.name)
         logits = self.model.forward_head(final)
-        return TargetFeatures(logits, levels, reading.position_vectors(self.model, final, last))
+        attention = evidence.class_attention(self.model, captured) if captured else None
+        return TargetFeatures(logits, levels, reading.position_vectors(self.model, final, last), attention)
+
+    def class_evidence(self, features: TargetFeatures, rows: Float[Tensor, "B D"]) -> Float[Tensor, "B K h w"] | None:
+        """What the class token's heads gather from each patch for classes of the given rows (`class_rows`).
+
+        None in models without class tokens; see `aha_core.classifiers.evidence`.
+        """
+        if features.attention is None or features.final is None:
+            return None
+        readouts = evidence.head_readouts(self.model, rows)
+        return evidence.evidence_channels(features.attention, readouts, features.final.shape[2:])
 
     @torch.no_grad()
     def probe(self, depths: tuple[float, ...]) -> TargetFeatures:

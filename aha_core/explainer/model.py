@@ -1,6 +1,6 @@
 """The explainer that reads the target's own features.
 
-    tokens = sum_l project_l(norm(level_l)) + embed(<final token, w_c>, standardised)     on the target's token grid
+    tokens = sum_l project_l(norm(level_l)) + embed(<final token, w_c>, standardised) + embed(class evidence)
     tokens -> GridBlocks modulated by w_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
 
 One shared forward pass of the target pays for prediction, features and class rows. Reading the target itself makes
@@ -34,9 +34,12 @@ class FeatureExplainer(ExplainerNetwork):
         level_channels: channels of each feature level.
         row: length D of the classifier's weight rows.
         lens: whether the final feature map has D channels, so that <token, w_c> exists.
+        evidence: channels of `Target.class_evidence`; 0 where the target has none.
     """
 
-    def __init__(self, config: FeaturesConfig, level_channels: tuple[int, ...], row: int, lens: bool) -> None:
+    def __init__(
+        self, config: FeaturesConfig, level_channels: tuple[int, ...], row: int, lens: bool, evidence: int
+    ) -> None:
         super().__init__()
         self.depths, self.lens = config.levels, lens
         width = config.width
@@ -44,18 +47,20 @@ class FeatureExplainer(ExplainerNetwork):
             nn.Sequential(ChannelNorm(channels), nn.Conv2d(channels, width, 1)) for channels in level_channels
         )
         self.lens_embedding = nn.Conv2d(1, width, 1, bias=False) if lens else None
+        self.evidence = nn.Conv2d(evidence, width, 1, bias=False) if evidence else None
         self.row = nn.Sequential(nn.Linear(row, width), nn.GELU())
         self.blocks = nn.ModuleList(GridBlock(width, width) for _ in range(config.depth))
         stem = max(width // 4, 8)
         outs = [max(width // 2**scale, 16) for scale in range(config.refine_scales + 1)]
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU(), nn.Conv2d(stem, stem, 3, padding=1))
+        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU())
         self.ups = nn.ModuleList(UpBlock(outs[i], stem, outs[i + 1]) for i in range(config.refine_scales))
         self.head = nn.Conv2d(outs[-1], 1, 1)
 
     def inputs(
         self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
     ) -> tuple[Any, ...]:
-        return x, features.levels, features.final, target.class_rows(classes)
+        rows = target.class_rows(classes)
+        return x, features.levels, features.final, rows, target.class_evidence(features, rows)
 
     def forward(
         self,
@@ -63,6 +68,7 @@ class FeatureExplainer(ExplainerNetwork):
         levels: tuple[Float[Tensor, "B _ _ _"], ...],
         final: Float[Tensor, "B D h w"],
         rows: Float[Tensor, "B D"],
+        evidence: Float[Tensor, "B K h w"] | None,
     ) -> Float[Tensor, "B 1 H W"]:
         """Raw importance maps at the input's resolution.
 
@@ -70,6 +76,7 @@ class FeatureExplainer(ExplainerNetwork):
             x: images in [0, 1].
             levels, final: see `TargetFeatures`.
             rows: weight rows w_c of the explained classes, unit root-mean-square.
+            evidence: see `Target.class_evidence`.
         """
         grid = final.shape[-2:]
         tokens = sum(
@@ -80,14 +87,23 @@ class FeatureExplainer(ExplainerNetwork):
         )
         if self.lens_embedding is not None:
             tokens = tokens + self.lens_embedding(logit_lens(final, rows))
+        if self.evidence is not None:
+            tokens = tokens + self.evidence(evidence)
         condition = self.row(rows)
         for block in self.blocks:
             tokens = block(tokens, condition)
-        for scale, up in enumerate(self.ups, start=1):
-            size = [min(side * 2**scale, full) for side, full in zip(grid, x.shape[-2:], strict=True)]
-            image = self.stem(F.interpolate(x - 0.5, size=size, mode="bilinear", antialias=True))
-            tokens = up(tokens, image)
+        for up, image in zip(self.ups, self._pyramid(x - 0.5, grid), strict=True):
+            tokens = up(tokens, self.stem(image))
         return F.interpolate(self.head(tokens), size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _pyramid(self, x: Float[Tensor, "B 3 H W"], grid: torch.Size) -> list[Float[Tensor, "B 3 _ _"]]:
+        """The image at 2, 4, ... times the token grid, at most its own size; each from the next finer one."""
+        images: list[Tensor] = []
+        for scale in range(len(self.ups), 0, -1):
+            size = [min(side * 2**scale, full) for side, full in zip(grid, x.shape[-2:], strict=True)]
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+            images.insert(0, x)
+        return images
 
 
 def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 h w"]:
@@ -111,4 +127,6 @@ def build_explainer(config: ExplainerConfig, target: Target, backbone: Backbone 
     assert features.final is not None
     row = target.classifier_weight.shape[1]
     channels = tuple(level.shape[1] for level in features.levels)
-    return FeatureExplainer(config, channels, row, lens=features.final.shape[1] == row)
+    evidence = target.class_evidence(features, target.classifier_weight[:1])
+    lens, heads = features.final.shape[1] == row, 0 if evidence is None else evidence.shape[1]
+    return FeatureExplainer(config, channels, row, lens, heads)
