@@ -10,7 +10,7 @@ from aha_core.classifiers.zero_shot import create_zero_shot, read_embeddings
 from aha_core.config import Params, expand_path
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import imagenet_class_names, label_map
-from aha_core.errors import TargetError
+from aha_core.errors import DataError, TargetError
 from aha_core.files import atomic_json
 from aha_core.target_training import accuracy, train_classifier
 from aha_core.targets import Target, create_model, load_weights
@@ -40,7 +40,13 @@ def build(ctx: Context) -> tuple[Target, list[dict[str, Any]]]:
     size, config = params.data.image_size, params.target
     train = PreparedImages(ctx.paths.data, "train")
     if config.source != "train":
-        return _existing(params, train.class_names), []
+        return existing(params, train.class_names), []
+    unseen = sorted(set(range(len(train.class_names))) - set(train.labels.tolist()))
+    if unseen:
+        raise DataError(
+            f"no training images of {', '.join(train.class_names[one] for one in unseen[:5])}: a classifier cannot "
+            "learn them; add images to train/, or remove these folders from val/"
+        )
     curve: list[dict[str, Any]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
@@ -59,7 +65,7 @@ def build(ctx: Context) -> tuple[Target, list[dict[str, Any]]]:
     return Target(config.name, model, size, train.class_names), curve
 
 
-def _existing(params: Params, data_classes: list[str]) -> Target:
+def existing(params: Params, data_classes: list[str]) -> Target:
     """timm's pretrained weights, or a local file whose classifier tells the number of classes."""
     config, size = params.target, params.data.image_size
     if config.zero_shot.embeddings:

@@ -45,8 +45,7 @@ def resolve_root(spec: str) -> Path:
 def find_classes(root: Path) -> dict[str, Classes]:
     """File names below the root, by part ("train" and "val", or "") and class, everything sorted.
 
-    Raises DataError for a layout that is neither of the two, for fewer than two classes, for a class without
-    images and for a class of val/ that train/ lacks.
+    Raises DataError for a layout that is neither of the two, for fewer than two classes and for a class without images.
     """
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     split_names = sorted(name for name in folders if name.lower() in _SPLIT_NAMES)
@@ -57,14 +56,15 @@ def find_classes(root: Path) -> dict[str, Classes]:
         )
     parts = ("train", "val") if split_names else ("",)
     found = {part: _class_files(root, part) for part in parts}
-    if split_names:
-        unknown = sorted(found["val"].keys() - found["train"].keys())
-        if unknown:
-            raise DataError(f"classes in val/ that train/ lacks: {', '.join(unknown[:5])}; add or remove these folders")
     if len(found[parts[0]]) < 2:
         only = next(iter(found[parts[0]]))
         raise DataError(f"one class only ({only}) in {root / parts[0]}; a classifier needs at least two class folders")
     return found
+
+
+def class_names(found: dict[str, Classes]) -> list[str]:
+    """Every class, sorted; one of val/ alone can be tested, but not learnt."""
+    return sorted({name for classes in found.values() for name in classes})
 
 
 def _class_files(root: Path, part: str) -> Classes:
@@ -132,13 +132,12 @@ def split_rows(found: dict[str, Classes], good: dict[str, Row], config: FolderCo
         )
     if fraction == 1:
         raise DataError("data.folder.val_fraction = 1.0 leaves no training images; choose a smaller value")
-    classes = sorted(found["" if flat else "train"])
     rows: list[Row] = []
-    for label, name in enumerate(classes):
-        files = [file for file in found["" if flat else "train"][name] if file in good]
-        held = max(1, round(fraction * len(files))) if fraction else 0
+    for label, name in enumerate(class_names(found)):
+        files = [file for file in found["" if flat else "train"].get(name, []) if file in good]
+        held = max(1, round(fraction * len(files))) if fraction and files else 0
         shares = {"val": held, "test": held if flat else 0}
-        if len(files) <= sum(shares.values()):
+        if len(files) <= sum(shares.values()) and (flat or name in found["train"]):
             raise DataError(
                 f"class {name} has {len(files)} readable images, needs at least {sum(shares.values()) + 1} to be "
                 "split; add images, remove the folder, or lower data.folder.val_fraction"

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from aha_core.config import DataConfig
-from aha_core.data.folder import Skipped, find_classes, refuse_if_too_many, resolve_root, split_rows, verify
+from aha_core.data.folder import (
+    Skipped,
+    class_names,
+    find_classes,
+    refuse_if_too_many,
+    resolve_root,
+    split_rows,
+    verify,
+)
 from aha_core.data.prepared import SPLITS, Progress, Row, content_digest, silent, write_prepared
 from aha_core.data.synthetic import CLASS_NAMES, draw
 from aha_core.files import array_writer
@@ -75,7 +83,7 @@ def prepare_folder(
     good = {one.name: one for one in checked if isinstance(one, Row)}
     rows = split_rows(found, good, config.folder, seed)
     facts = {
-        "source": "folder", "image_size": config.image_size, "class_names": sorted(found.get("train") or found[""]),
+        "source": "folder", "image_size": config.image_size, "class_names": class_names(found),
         "resize": config.folder.resize, "root": config.folder.root, "skipped": [asdict(one) for one in skipped],
     }  # fmt: skip
     return write_prepared(out, rows, facts)

@@ -136,3 +136,18 @@ def sanity(
     from stages.studies.sanity import run
 
     run(context(params, device, threads), out, images, depths, paper_explainer, tuple(method))
+
+
+@study.command("mixture")
+def mixture(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Annotated[
+        Path, typer.Option("--source", envvar="AHA_REAL_DATA", help="Folder of the image sets, see docs/pretrained.md.")
+    ],
+    params: ParamsFile = None,
+    threads: Threads = None,
+) -> None:
+    """Link image sets into one folder of ImageNet classes, as the pretrained explainer was trained on."""
+    from stages.studies.mixture import run
+
+    run(context(params, None, threads), source, out)
