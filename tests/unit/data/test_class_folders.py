@@ -7,8 +7,8 @@ import shutil
 import pytest
 from sample_images import data_config, write_image
 
-from aha_core.data.folder import find_classes
 from aha_core.data.dataset import PreparedImages
+from aha_core.data.folder import find_classes
 from aha_core.data.prepare import prepare_folder
 from aha_core.data.prepared import read_index
 from aha_core.errors import AhaError, ConfigError, DataError
