@@ -282,7 +282,7 @@ class ReportConfig(Section):
 class ResourceConfig(Section):
     """Has no effect on results; not tracked by DVC; flags override it."""
 
-    workers: Annotated[int, Field(ge=0)] = Field(description="Ray Train workers; 0 trains in this process")
+    workers: Annotated[int, Field(ge=0)] = Field(description="Ray workers of training and evaluation; 0 = this process")
     device: Literal["auto", "cpu", "cuda"] = Field(description="where tensors live")
     threads: Annotated[int, Field(ge=0)] = Field(description="threads per process; 0 = CPUs divided by workers")
     batch_size: Count = Field(description="images per forward pass outside training")

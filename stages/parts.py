@@ -50,6 +50,12 @@ class PartStore:
     def has(self, role: str, start: int, method: str) -> bool:
         return self.file(role, start, method).is_file()
 
+    def complete(self, role: str, start: int, methods: Iterable[str]) -> bool:
+        return all(self.has(role, start, method) for method in methods)
+
+    def count_parts(self) -> int:
+        return len(list(self.folder.glob("*.npz")))
+
     def save(self, start: int, part: Part) -> None:
         texts = {name: np.array(json.dumps(getattr(part, name))) for name in ROWS}
         curves = {f"curves/{name}": values for name, values in part.curves.items()}

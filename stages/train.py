@@ -16,11 +16,11 @@ from aha_core.explainer.storage import Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.targets import Target
 from aha_core.training import Row, new_state
-from stages import launch
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
 from stages.outputs import rebuild
 from stages.tracking import Tracker
+from stages.training_job import Job, fit, job_name
 
 REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy"]
 
@@ -31,13 +31,13 @@ def run(ctx: Context) -> None:
     resolved = with_backbone(ctx)
     if params.explainer.kind == "features":
         build_explainer(params.explainer, target)  # a target that cannot be read is refused before workers start
-    name = launch.job_name(params, paths.data, paths.target, backbone_file(resolved))
+    name = job_name(params, paths.data, paths.target, backbone_file(resolved))
     storage = paths.state / "training" / name
     if ctx.fresh:
         shutil.rmtree(storage, ignore_errors=True)
-    job = launch.Job(resolved, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
+    job = Job(resolved, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
     if dist.is_torchelastic_launched() and dist_rank() != 0:
-        launch.fit(job, 0, lambda row: None, lambda step: None)
+        fit(job, 0, lambda row: None, lambda step: None)
         return
     if any(storage.glob("**/*.pt")):
         ctx.say(f"continuing the run in {storage.relative_to(paths.state)} (--fresh starts anew)")
@@ -50,7 +50,7 @@ def run(ctx: Context) -> None:
             bar.update(task, completed=row["step"], description=f"loss {row['loss']:.3f}")
 
         try:
-            final = launch.fit(job, ctx.workers, on_row, lambda step: bar.update(task, completed=step))
+            final = fit(job, ctx.workers, on_row, lambda step: bar.update(task, completed=step))
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise

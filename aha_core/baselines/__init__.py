@@ -44,6 +44,11 @@ BASELINES: dict[str, BaselineSpec] = {
 }
 
 
+def refusal(name: str, target: Target) -> str | None:
+    """Why the baseline of that name cannot explain this target; None for other names, which `make_baseline` refuses."""
+    return BASELINES[name].applies_to(target) if name in BASELINES else None
+
+
 def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attributor:
     """The baseline of that name for this target.
 
@@ -53,11 +58,10 @@ def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attr
         near = difflib.get_close_matches(name, BASELINES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BASELINES)}"
         raise ConfigError(f"unknown method {name!r} in evaluate.methods; {hint}")
-    spec = BASELINES[name]
-    reason = spec.applies_to(target)
+    reason = refusal(name, target)
     if reason:
         raise AttributionError(f"{name} {reason}; remove it from evaluate.methods")
-    return spec.factory(target, settings)
+    return BASELINES[name].factory(target, settings)
 
 
-__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline"]
+__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline", "refusal"]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import aha_core
 from aha_core.attribution import Explainer
-from aha_core.baselines import BASELINES, make_baseline
+from aha_core.baselines import make_baseline, refusal
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def baselines(ctx: Context, target: Target, names: tuple[str, ...]) -> tuple[dic
     """The methods that apply to this target, and why others do not. Raises ConfigError for unknown ones."""
     methods, left_out = {}, {}
     for name in names:
-        reason = BASELINES[name].applies_to(target) if name in BASELINES else None
+        reason = refusal(name, target)
         if reason:
             left_out[name] = reason
         else:

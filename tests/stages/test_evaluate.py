@@ -1,7 +1,6 @@
 """The stage as a whole: what it writes, that it continues after a kill, and what a failing method does to it."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from aha_core.training import new_state
 from stages import evaluate
 from stages.context import Context
 from stages.images import evaluated
+from tests.stages.conftest import refined
 
 METHODS = ["random", "centre", "grad_cam"]
 
@@ -49,19 +49,6 @@ def ctx(workspace, change, monkeypatch) -> Context:
     return refined(workspace)
 
 
-def refined(workspace: Path) -> Context:
-    """A context with seeded maps as AHA's: step 0 noise, step 1 the object's mask."""
-    ctx = Context.create(workspace)
-    dataset, indices = evaluated(ctx, "test")
-    noise = np.random.default_rng(0).random((len(indices), 1, 1, 32, 32), np.float32)
-    masks = np.stack([dataset.mask(index).numpy() for index in indices])[:, None, None].astype(np.float32)
-    ctx.paths.refined.mkdir(parents=True, exist_ok=True)
-    np.save(ctx.paths.refined / "maps_predicted.npy", np.concatenate([noise, masks], axis=1))
-    facts = {"indices": indices, "roles": ["predicted"], "steps": 1}
-    (ctx.paths.refined / "images.json").write_text(json.dumps(facts))
-    return ctx
-
-
 def outputs(ctx: Context) -> dict[str, bytes]:
     folders = (ctx.paths.evaluation, ctx.paths.metrics, ctx.paths.plots)
     return {file.name: file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
@@ -70,7 +57,7 @@ def outputs(ctx: Context) -> dict[str, bytes]:
 def test_tables_and_summary(ctx, change):
     measures = [*BY_REFERENCE, *REFERENCE_FREE]
     change("evaluate", measures=measures, slices=["confidence", "correct", "object_size"])
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     evaluate.run(ctx)
     names = ["aha_t0", "aha_t1", *METHODS]
     rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
@@ -174,7 +161,7 @@ def test_a_method_that_fails_on_some_images(ctx, change, monkeypatch, way):
     assert summary["scores"]["predicted"]["centre"]["aha_t0_minus_this"]["n"] == 5
 
     change("evaluate", max_failed=0.9)
-    evaluate.run(Context.create(ctx.paths.root))  # tolerated, still recorded
+    evaluate.run(Context.create(ctx.paths.root, workers=0))  # tolerated, still recorded
     monkeypatch.setattr(centre, "_maps", original)
 
 
@@ -225,7 +212,7 @@ def test_checks_ask_methods_for_new_maps(ctx, change):
 @pytest.mark.parametrize("value", [torch.nan, None])
 def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
     change("evaluate", checks={"methods": ["centre"], "images": 1, "mosaics": 1, "sides": [], "draws": 1, "depths": 1})
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     centre = BASELINES["centre"].factory
     original = centre._maps
 
@@ -245,7 +232,7 @@ def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
 
 def test_bf16_states_its_error(ctx, change):
     change("evaluate", precision="bf16")
-    evaluate.run(Context.create(ctx.paths.root))
+    evaluate.run(Context.create(ctx.paths.root, workers=0))
     precision = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["precision"]
     assert precision["type"] == "bf16" and 0 < precision["max_error"] < 0.05
 
@@ -264,7 +251,7 @@ def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
     from stages import report
 
     change("evaluate", precision="bf16", max_failed=1.0)
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     centre = BASELINES["centre"].factory
     original = centre._maps
     holes = torch.tensor([torch.nan, 1.0]).repeat(2).view(-1, 1, 1, 1)  # every other image
