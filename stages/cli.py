@@ -33,9 +33,7 @@ STAGES = {
 INTERRUPTED = 130  # 128 + SIGINT
 
 ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Ray workers of train and evaluate; 0 = this process.")
-]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Ray workers (train, evaluate); 0 = none.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
