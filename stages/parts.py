@@ -27,6 +27,7 @@ CODE = (
     "metrics/*.py",
     "evaluation.py",
     "measures.py",
+    "order.py",
     "perturbation.py",
     "references.py",
     "targets.py",
