@@ -148,8 +148,8 @@ class TestRandomisation:
                 return self.factor * (x[:, :1] - x[:, :1].mean(dim=(2, 3), keepdim=True)) + self.shift
 
         for factor, expected in ((-1.0, -1.0), (1.0, 1.0)):
-            made = [Scaled(1.0, 0.0), Scaled(factor, 0.3)]
-            (step,) = model_randomisation(lambda _: made.pop(0), net, self.images, CLASSES, seed=0, depths=1)
+            made = iter([Scaled(1.0, 0.0), Scaled(factor, 0.3)])
+            (step,) = model_randomisation(lambda _, made=made: next(made), net, self.images, CLASSES, seed=0, depths=1)
             assert step.spearman.tolist() == pytest.approx([expected] * 2)
             assert (step.ssim > 0.99).tolist() == [factor > 0] * 2
 
