@@ -25,6 +25,7 @@ STAGES = {
     "prepare": "Draw the synthetic objects, or index and verify folders of images.",
     "target": "Train, download or read the classifier to explain.",
     "train": "Train the explainer on the frozen target.",
+    "fastshap": "Train the learned baseline, FastSHAP, where fastshap.train says so.",
     "refine": "Improve the maps of the evaluation images by gradient steps.",
     "evaluate": "Score AHA and the baselines: deletion, insertion, localisation.",
     "report": "Write the self-contained HTML report.",

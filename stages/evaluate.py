@@ -169,7 +169,7 @@ def check(ctx: Context, target: Target, store: PartStore, methods: Sequence[str]
 
 def checked_methods(ctx: Context, target: Target) -> list[str]:
     """The configured methods to check that apply."""
-    return [name for name in ctx.params.evaluate.checks.methods if not refusal(name, target)]
+    return [name for name in ctx.params.evaluate.checks.methods if not refusal(name, target, baseline_settings(ctx))]
 
 
 def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
@@ -206,7 +206,7 @@ def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict
     """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
     methods, left_out = {}, {}
     for name in ctx.params.evaluate.methods:
-        reason = refusal(name, target)
+        reason = refusal(name, target, baseline_settings(ctx))
         if reason:
             ctx.say(f"{name} is left out: it {reason}")
             left_out[name] = reason
@@ -225,6 +225,7 @@ def baseline_settings(ctx: Context) -> BaselineSettings:
         mask_steps=params.evaluate.mask_steps,
         batch_size=params.resources.batch_size,
         reference=lambda x: reference_images(x, "black", params.perturbation),
+        fastshap=ctx.paths.fastshap,
     )
 
 

@@ -20,7 +20,7 @@ from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.targets import Target
-from aha_core.training import LocalRuntime, Row, Runtime, train
+from aha_core.training import LocalRuntime, Loss, Row, Runtime, train
 from stages import launch
 
 TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}
@@ -31,10 +31,21 @@ TRAINING_CODE = (
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What is trained: a loss, and the sections and modules that determine it besides those of every training."""
+
+    name: str
+    loss: Loss
+    sections: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
     """Picklable description of a training run. Paths are absolute: workers have other working directories."""
 
     params: Params
+    loss: Loss
     data: str
     target: str
     storage: str
@@ -47,15 +58,17 @@ class Job:
         target = Target.load(Path(self.target))
         dataset = PreparedImages(Path(self.data), "train", self.params.train.augment)
         labels = label_map(dataset.class_names, target.num_classes)
-        return train(self.params, target, dataset, labels, runtime, on_step).to_bytes()
+        return train(self.params, target, dataset, labels, runtime, on_step, self.loss).to_bytes()
 
 
-def job_name(params: Params, data: Path, target: Path, backbone: Path | None) -> str:
+def job_name(params: Params, recipe: Recipe, data: Path, target: Path, backbone: Path | None) -> str:
     """Digest of everything that determines the trained weights; `backbone` is the file of a foreign one."""
     digest = hashlib.sha256()
-    digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
+    sections = TRAINING_SECTIONS | set(recipe.sections)
+    digest.update(json.dumps(params.model_dump(mode="json", include=sections), sort_keys=True).encode())
+    digest.update(recipe.name.encode())
     package = Path(aha_core.__file__).parent
-    code = [package / name for name in TRAINING_CODE]
+    code = [package / name for name in (*TRAINING_CODE, *recipe.code)]
     code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
     weights = [target / "model.safetensors"] + ([backbone] if backbone else [])
     for file in [data / "manifest.json", target / "target.json", *weights, *code]:

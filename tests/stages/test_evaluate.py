@@ -12,7 +12,7 @@ from aha_core.errors import AttributionError
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from aha_core.training import new_state
-from stages import evaluate
+from stages import evaluate, fastshap, train
 from stages.context import Context
 from stages.images import evaluated
 from tests.stages.conftest import refined
@@ -25,12 +25,24 @@ class Quiet:
 
     metrics: dict[str, float] = {}
 
+    def __init__(self, *_arguments, **_names):
+        self.run_id = "quiet"
+
     @classmethod
     def for_stage(cls, uri, paths):
         return cls()
 
     def log_metrics(self, metrics, step=0):
         Quiet.metrics = metrics
+
+    def log_row(self, row):
+        pass
+
+    def log_params(self, params):
+        pass
+
+    def reopen(self):
+        pass
 
     def finish(self):
         pass
@@ -269,3 +281,28 @@ def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
         "MAS: curves penalised",
     ):
         assert words in html, words
+
+
+def test_the_learned_baseline_is_trained_and_evaluated(ctx, change, monkeypatch):
+    change("evaluate", methods=["centre", "fastshap"])
+    ctx = Context.create(ctx.paths.root, workers=0)
+    fastshap.run(ctx)
+    assert json.loads((ctx.paths.fastshap / "fastshap.json").read_text())["trained"] is False
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert "fastshap.train: true" in summary["not_applicable"]["fastshap"]
+    assert "fastshap" not in summary["scores"]["predicted"]
+
+    change("fastshap", train=True)
+    ctx = Context.create(ctx.paths.root, workers=0)
+    monkeypatch.setattr(train, "Tracker", Quiet)
+    fastshap.run(ctx)
+    curve = pd.read_csv(ctx.paths.fastshap / "training.csv")
+    assert list(curve["step"]) == [1, 2, 3, 4, 5, 6] and {"loss", "inefficiency"} <= set(curve.columns)
+    assert not list((ctx.paths.state / "training").iterdir())  # its checkpoints
+    assert not ctx.paths.explainer.exists() and not ctx.paths.run.exists()  # AHA's own are not touched
+    evaluate.run(ctx)
+    rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
+    assert len(rows[rows["method"] == "fastshap"]) == 6 * 3
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["not_applicable"] == {} and summary["passes_per_map"]["fastshap"]["forward"] == 2
