@@ -74,9 +74,7 @@ def run(ctx: Context) -> None:
 def on_workers(ctx: Context, store: PartStore, names: list[str], starts: list[int], to_check: list[str]) -> None:
     """Fill the store by as many Ray workers as have something to do, each with its own target and methods."""
     roles = ctx.params.evaluate.classes
-    unfinished = [
-        start for start in starts if not all(store.has(role, start, name) for role in roles for name in names)
-    ]
+    unfinished = [start for start in starts if not all(store.complete(role, start, names) for role in roles)]
     unchecked = [name for name in to_check if store.load_check(name) is None]
     workers = min(ctx.workers, max(len(unfinished), len(unchecked)))
     if not workers:
@@ -118,9 +116,8 @@ def score(
         task = bar.add_task("evaluate", total=sum(map(len, left.values())) * len(names))
         for role, starts in left.items():
             refined = np.load(paths.refined / f"maps_{role}.npy", mmap_mode="r")
-            for start, (batch, classes) in zip(
-                starts, chunks(ctx, dataset, indices, target, role, starts), strict=True
-            ):
+            batches = chunks(ctx, dataset, indices, target, role, starts)
+            for start, (batch, classes) in zip(starts, batches, strict=True):
                 evaluator = ChunkEvaluator(
                     target, batch, role, classes, params.evaluate, params.perturbation, params.resources.batch_size,
                     params.seed,

@@ -27,7 +27,7 @@ def run(ctx: Context) -> None:
     if done is None:
         return
     with rebuild(ctx.paths.fastshap) as out:
-        save(ctx, done.state, out)
+        save(ctx, done, out)
         atomic_json(out / "fastshap.json", facts)
         atomic_text(out / "training.csv", to_csv(done.state.curve))
     done.tracker.log_files([ctx.paths.fastshap / "training.csv", ctx.paths.params], "training")

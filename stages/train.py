@@ -31,8 +31,9 @@ AHA = Recipe("aha", training_loss)
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its state, its MLflow run (still open), where its checkpoints lie, its digest."""
+    """A finished training: the target's name, its state, its MLflow run (open), where checkpoints lie, its digest."""
 
+    target: str
     state: TrainingState
     tracker: Tracker
     storage: Path
@@ -45,7 +46,7 @@ def run(ctx: Context) -> None:
     if done is None:
         return
     with rebuild(paths.explainer) as out:
-        save(ctx, done.state, out)
+        save(ctx, done, out)
     atomic_text(paths.plots / "training.csv", to_csv(done.state.curve))
     atomic_json(paths.run, {"run_id": done.tracker.run_id, "digest": done.name})
     last = done.state.curve[-1]
@@ -91,15 +92,14 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     assert final is not None
     state = new_state(resolved, target, torch.device("cpu"))
     state.load_bytes(final)
-    return Trained(state, tracker, storage, name)
+    return Trained(target.name, state, tracker, storage, name)
 
 
-def save(ctx: Context, state: TrainingState, folder: Path) -> None:
+def save(ctx: Context, done: Trained, folder: Path) -> None:
     """The averaged network and what later uses need to know of its training."""
     params = ctx.params
-    name = Target.load(ctx.paths.target).name
-    training = Training(name, params.seed, params.explainer, params.ranking, params.perturbation)
-    save_explainer(folder, state.average, training)
+    training = Training(done.target, params.seed, params.explainer, params.ranking, params.perturbation)
+    save_explainer(folder, done.state.average, training)
 
 
 def log(tracker: Tracker, ctx: Context) -> None:
