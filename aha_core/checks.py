@@ -53,7 +53,11 @@ def check_method(
     """
     with torch.no_grad():
         confidences, classes = torch.cat([target.probabilities(part) for part in images.split(batch_size)]).max(dim=1)
-    method = Finite(make_method(target))
+
+    def finite(of: Target) -> Finite:
+        return Finite(make_method(of), batch_size, images.device)
+
+    method = finite(target)
     for side in config.sides:
         yield from _grid(method, target, images, classes, confidences, side, config.mosaics, batch_size, seed)
     few = min(config.images, len(images))
@@ -65,7 +69,7 @@ def check_method(
         if isfinite(value):  # a map of zeros has no scale to compare with
             yield {"check": "max_sensitivity", "image": index, "detail": "", "value": value}
     for step in model_randomisation(
-        lambda model: Finite(make_method(with_model(target, model))), target.model, images, classes, seed, config.depths
+        lambda model: finite(with_model(target, model)), target.model, images, classes, seed, config.depths
     ):
         for name, values in (("spearman", step.spearman), ("ssim", step.ssim)):
             for index, value in zip(indices, values.tolist(), strict=True):
@@ -73,15 +77,21 @@ def check_method(
 
 
 class Finite:
-    """A method whose maps are checked. Raises AttributionError for NaN or infinite values."""
+    """A method asked for `batch_size` images at a time on a device, whose maps (on the images' device) are checked.
 
-    def __init__(self, method: Attributor) -> None:
-        self.method = method
+    Raises AttributionError for NaN or infinite values.
+    """
+
+    def __init__(self, method: Attributor, batch_size: int, device: torch.device | str) -> None:
+        self.method, self.batch_size, self.device = method, batch_size, device
 
     def attribute(
         self, x: Float[Tensor, "B 3 H W"], target: Int[Tensor, "B"] | None = None
     ) -> Float[Tensor, "B 1 H W"]:
-        maps = self.method.attribute(x, target)
+        images = x.split(self.batch_size)
+        classes = [None] * len(images) if target is None else target.to(self.device).split(self.batch_size)
+        made = [self.method.attribute(part.to(self.device), own) for part, own in zip(images, classes, strict=True)]
+        maps = torch.cat(made).to(x.device)
         if not bool(maps.isfinite().all()):
             raise AttributionError("a map is not finite")
         return maps

@@ -220,6 +220,13 @@ class TrainConfig(Section):
     checkpoint_every: Count = Field(description="steps between checkpoints")
 
 
+class FastShapConfig(Section):
+    """The learned baseline: the same network and schedule, trained to say Shapley values."""
+
+    train: bool = Field(description="whether it is trained, which takes as many steps as the explainer")
+    grid: Annotated[int, Field(ge=2)] = Field(description="side of the grid of players, cells")
+
+
 class RefineConfig(Section):
     steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps on the map, T")
     lr: Positive = Field(description="Adam learning rate on the standardised map")
@@ -282,7 +289,7 @@ class ReportConfig(Section):
 class ResourceConfig(Section):
     """Has no effect on results; not tracked by DVC; flags override it."""
 
-    workers: Annotated[int, Field(ge=0)] = Field(description="Ray Train workers; 0 trains in this process")
+    workers: Annotated[int, Field(ge=0)] = Field(description="Ray workers of training and evaluation; 0 = this process")
     device: Literal["auto", "cpu", "cuda"] = Field(description="where tensors live")
     threads: Annotated[int, Field(ge=0)] = Field(description="threads per process; 0 = CPUs divided by workers")
     batch_size: Count = Field(description="images per forward pass outside training")
@@ -300,6 +307,7 @@ class Params(Section):
     ranking: RankingConfig
     objective: ObjectiveConfig
     train: TrainConfig
+    fastshap: FastShapConfig
     refine: RefineConfig
     evaluate: EvaluateConfig
     report: ReportConfig

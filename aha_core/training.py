@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aha_core.batches import Batch, batches
@@ -25,6 +26,7 @@ from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import (
+    StepDraw,
     choose_classes,
     draw_step,
     generator,
@@ -38,6 +40,7 @@ from aha_core.ranking import make_relaxation, standardise, temperature
 from aha_core.targets import Target
 
 Row = dict[str, float]
+Loss = Callable[[nn.Module, MaskedPasses, Batch, Params, int], tuple[Tensor, Row]]
 
 
 @runtime_checkable
@@ -110,18 +113,31 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     return TrainingState(explainer, average, optimiser, schedule)
 
 
-def training_loss(
-    module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params, step: int
-) -> tuple[Tensor, Row]:
-    """Loss of one rank's batch and the values worth a curve: deletion and insertion AUC, smoothness, map scale.
+@dataclass(frozen=True)
+class Explained:
+    """What a step explains, whatever the loss: the maps of R classes of each of B images, role by role.
+
+    draw: the step's random draw; probabilities: of the unperturbed images; x, classes, maps: R B of each.
+    """
+
+    draw: StepDraw
+    reference: Float[Tensor, "B 3 H W"]
+    probabilities: Float[Tensor, "B Y"]
+    by_role: Int[Tensor, "R B"]
+    x: Float[Tensor, "K 3 H W"]
+    classes: Int[Tensor, "K"]
+    maps: Float[Tensor, "K 1 H W"]
+
+
+def explained(module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params, step: int) -> Explained:
+    """Maps of one rank's batch.
 
     One forward pass of the target gives prediction, features and the score of the unperturbed image; all explained
     classes share it, and their R B maps are one batch.
     """
-    objective, ranking, precision = params.objective, params.ranking, params.train.precision
+    objective, precision = params.objective, params.train.precision
     target, images = passes.target, batch.images
-    draw = draw_step(ranking, objective, params.seed, step)
-    tau = temperature(ranking, step / max(params.train.steps - 1, 1))
+    draw = draw_step(params.ranking, objective, params.seed, step)
     with torch.no_grad(), autocast(images.device, precision):
         features = target.features(images, params.explainer.levels)
     probabilities = features.logits.float().softmax(dim=1)
@@ -129,15 +145,25 @@ def training_loss(
     if objective.classes_per_image == "one":
         by_role = _draw_role(by_role, batch, params.seed, step)
     roles, classes = len(by_role), by_role.flatten()
-    noise = [generator(params.seed, 4, step, role, place) for role in range(roles) for place in batch.positions]
-
-    repeated, x = features.repeat(roles), images.repeat(roles, 1, 1, 1)
+    x = images.repeat(roles, 1, 1, 1)
     with autocast(images.device, precision):
-        maps = explain(module, target, x, repeated, classes).float()
+        maps = explain(module, target, x, features.repeat(roles), classes).float()
+    reference = reference_images(images, draw.reference, params.perturbation)
+    return Explained(draw, reference, probabilities, by_role, x, classes, maps)
+
+
+def training_loss(
+    module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params, step: int
+) -> tuple[Tensor, Row]:
+    """Loss of one rank's batch and the values worth a curve: deletion and insertion AUC, smoothness, map scale."""
+    objective, ranking = params.objective, params.ranking
+    one = explained(module, passes, batch, params, step)
+    maps, draw, roles = one.maps, one.draw, len(one.by_role)
+    tau = temperature(ranking, step / max(params.train.steps - 1, 1))
+    noise = [generator(params.seed, 4, step, role, place) for role in range(roles) for place in batch.positions]
     relaxation = make_relaxation(ranking, tau, draw.grid**2, noise)
     masks = removal_masks(maps, relaxation, draw.grid, draw.fractions, ranking.standardise)
-    reference = reference_images(images, draw.reference, params.perturbation)
-    scores = passes(x, classes, masks, reference.repeat(roles, 1, 1, 1))
+    scores = passes(one.x, one.classes, masks, one.reference.repeat(roles, 1, 1, 1))
     deletion, insertion = removal_areas(scores, draw.weights)
 
     penalised = standardise(maps) if ranking.standardise else maps
@@ -148,9 +174,10 @@ def training_loss(
         "map_std": maps.detach().flatten(1).std(dim=1).mean(),
     }
     loss = values["deletion_auc"] + 1 - values["insertion_auc"] + objective.smoothness * values["smoothness"]
-    if draw.end_weight:
-        ends = _end_scores(passes, reference, probabilities, by_role).mean() * draw.end_weight
-        values["deletion_auc"], values["insertion_auc"] = deletion.mean() + ends, insertion.mean() + ends
+    if draw.end_weight:  # both end points of a fixed grid of fractions: f_c(x) and f_c(r)
+        ends = of_roles(one.probabilities + blank_probabilities(passes, one.reference), one.by_role)
+        weighted = ends.mean() * draw.end_weight
+        values["deletion_auc"], values["insertion_auc"] = deletion.mean() + weighted, insertion.mean() + weighted
     return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in values.items()}
 
 
@@ -163,12 +190,15 @@ def _draw_role(by_role: Tensor, batch: Batch, seed: int, step: int) -> Tensor:
 
 
 @torch.no_grad()
-def _end_scores(passes: MaskedPasses, reference: Tensor, probabilities: Tensor, by_role: Tensor) -> Tensor:
-    """f_c(x) + f_c(r) of every role and image: both end points of a fixed grid of fractions, [R B]."""
+def blank_probabilities(passes: MaskedPasses, reference: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B Y"]:
+    """Class probabilities of the reference images, which is what is left when everything is removed."""
     with autocast(reference.device, passes.precision):
-        blank = passes.target(reference).float().softmax(dim=1)
-    places = torch.arange(len(reference), device=reference.device)
-    return probabilities[places, by_role] + blank[places, by_role]
+        return passes.target(reference).float().softmax(dim=1)
+
+
+def of_roles(probabilities: Float[Tensor, "B Y"], by_role: Int[Tensor, "R B"]) -> Float[Tensor, "R B"]:
+    """The value of each image's explained classes."""
+    return probabilities[torch.arange(len(probabilities), device=probabilities.device), by_role]
 
 
 def train(
@@ -178,12 +208,14 @@ def train(
     labels: list[int],
     runtime: Runtime,
     on_step: Callable[[int], None] = lambda step: None,
+    loss: Loss = training_loss,
 ) -> TrainingState:
     """Train the explainer to the last step, from the newest checkpoint if there is one.
 
     Args:
         labels: logit index of each of the dataset's class folders.
         on_step: called on every rank after every step, with the number of steps done.
+        loss: of one rank's batch, with the values worth a curve.
 
     Raises:
         ConfigError: the global batch does not divide by the number of workers, or is larger than the data.
@@ -207,7 +239,7 @@ def train(
     for batch in batches(dataset, labels, params, runtime.rank, runtime.world, first=state.step):
         on_device = Batch(batch.images.to(runtime.device), batch.labels.to(runtime.device), batch.positions)
         try:
-            recent.append(train_step(state, module, passes, on_device, params))
+            recent.append(train_step(state, module, passes, on_device, params, loss))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"the explainer's own maps do not fit into memory: {len(batch.images)} of {config.batch_size} images "
@@ -224,10 +256,13 @@ def train(
     return state
 
 
-def train_step(state: TrainingState, module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params) -> Row:
+def train_step(
+    state: TrainingState, module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params,
+    loss_of: Loss = training_loss,
+) -> Row:  # fmt: skip
     """One optimiser step: loss, clipped gradient, AdamW, learning rate, averaged weights."""
     config = params.train
-    loss, row = training_loss(module, passes, batch, params, state.step)
+    loss, row = loss_of(module, passes, batch, params, state.step)
     if not torch.isfinite(loss):
         raise ResourceError(f"the loss is {row['loss']} at step {state.step}; lower train.lr = {config.lr}")
     state.optimiser.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ STAGES = {
     "prepare": "Draw the synthetic objects, or index and verify folders of images.",
     "target": "Train, download or read the classifier to explain.",
     "train": "Train the explainer on the frozen target.",
+    "fastshap": "Train the learned baseline, FastSHAP, where fastshap.train says so.",
     "refine": "Improve the maps of the evaluation images by gradient steps.",
     "evaluate": "Score AHA and the baselines: deletion, insertion, localisation.",
     "report": "Write the self-contained HTML report.",
@@ -33,7 +34,7 @@ STAGES = {
 INTERRUPTED = 130  # 128 + SIGINT
 
 ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Training workers; 0 = this process.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Ray workers (train, evaluate); 0 = none.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]

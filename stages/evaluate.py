@@ -1,22 +1,28 @@
 """Stage `evaluate`: the metric contract for AHA at every refinement step and for the baselines.
 
-Scoring fills a store of parts (`stages.parts`) and may be cut off at any moment; writing puts the parts together.
+Scoring fills a store of parts (`stages.parts`), in this process or by workers, and may be cut off at any moment;
+writing puts the parts together.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from aha_core.attribution import Explainer
-from aha_core.baselines import BASELINES, BaselineSettings, make_baseline
+from aha_core.baselines import BaselineSettings, make_baseline, refusal
 from aha_core.checks import check_method
+from aha_core.config import Params
+from aha_core.data.dataset import PreparedImages
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
 from aha_core.measures import in_precision
@@ -26,9 +32,11 @@ from aha_core.runtime import measured
 from aha_core.selection import evaluation_indices
 from aha_core.summary import OURS
 from aha_core.targets import Target
+from stages import launch
 from stages.context import Context
-from stages.images import chunks, evaluated
+from stages.images import chunk_starts, chunks, evaluated
 from stages.parts import PartStore, store_folder
+from stages.paths import Paths
 from stages.results import check_failures, collect, write
 from stages.tracking import Tracker
 
@@ -40,7 +48,7 @@ def run(ctx: Context) -> None:
     target = Target.load(ctx.paths.target).to(ctx.device)
     tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
     methods, left_out = baselines(ctx, target)
-    _, indices = evaluated(ctx, "test")
+    dataset, indices = evaluated(ctx, "test")
     names = [f"{OURS}{step}" for step in range(refined_steps(ctx, indices) + 1)] + list(methods)
     store = PartStore(store_folder(ctx))
     if ctx.fresh:
@@ -51,57 +59,86 @@ def run(ctx: Context) -> None:
         ctx.say(f"continuing the evaluation in {store.folder.relative_to(ctx.paths.state)} (--fresh starts anew)")
     if again:
         ctx.say(f"{again} parts with failed images are tried again")
-    error = score(ctx, target, methods, names, store)
-    checked = check(ctx, target, store)
+    to_check = checked_methods(ctx, target)
+    if ctx.workers:
+        on_workers(ctx, store, names, starts, to_check)
+    score(ctx, target, methods, names, store)  # nothing, after workers
+    checked = check(ctx, target, store, to_check)
     scores = collect(ctx, store, names, starts, target.image_size)
+    error = precision_error(ctx, target, dataset, indices) if ctx.params.evaluate.precision != "fp32" else None
     summary = write(ctx, scores, checked, left_out, error, tracker)
     check_failures(summary, ctx.params.evaluate.max_failed)
     shutil.rmtree(store.folder)
 
 
+def on_workers(ctx: Context, store: PartStore, names: list[str], starts: list[int], to_check: list[str]) -> None:
+    """Fill the store by as many Ray workers as have something to do, each with its own target and methods."""
+    roles = ctx.params.evaluate.classes
+    unfinished = [start for start in starts if not all(store.complete(role, start, names) for role in roles)]
+    unchecked = [name for name in to_check if store.load_check(name) is None]
+    workers = min(ctx.workers, max(len(unfinished), len(unchecked)))
+    if not workers:
+        return
+    work = partial(share, ctx.paths.root, ctx.params, ctx.device, ctx.threads, names, to_check, store)
+    with ctx.bar() as bar:
+        task = bar.add_task(f"{workers} workers", total=len(roles) * len(starts) * len(names))
+        launch.spread(work, workers, ctx.device, ctx.threads, lambda: bar.update(task, completed=store.count_parts()))
+
+
+def share(
+    root: Path, params: Params, device: str, threads: int, names: list[str], to_check: list[str],
+    store: PartStore, rank: int, world: int,
+) -> None:  # fmt: skip
+    """One worker's share: every `world`-th chunk of images and every `world`-th checked method."""
+    torch.set_num_threads(threads)
+    ctx = Context(Paths(root), params, 0, device, threads, "", console=Console(quiet=True))
+    target = Target.load(ctx.paths.target).to(device)
+    methods, _ = baselines(ctx, target)
+    score(ctx, target, methods, names, store, rank, world)
+    check(ctx, target, store, to_check[rank::world])
+
+
 def score(
     ctx: Context, target: Target, methods: dict[str, Attributor], names: list[str], store: PartStore,
     rank: int = 0, world: int = 1,
-) -> dict[str, float] | None:  # fmt: skip
+) -> None:  # fmt: skip
     """Fill the store with every part of this rank's chunks that is not there yet.
 
-    Ranks share nothing but the store, whose content does not depend on their number. Returns the error of bf16 scores
-    on the first chunk, None under fp32.
+    Ranks share nothing but the store, whose content does not depend on their number.
     """
     params, paths = ctx.params, ctx.paths
     dataset, indices = evaluated(ctx, "test")
-    error = None
+    mine = chunk_starts(ctx, len(indices))[rank::world]
+    left = {
+        role: [start for start in mine if not store.complete(role, start, names)] for role in params.evaluate.classes
+    }
     with ctx.bar() as bar:
-        task = bar.add_task("evaluate", total=len(indices) * len(params.evaluate.classes) * len(names))
-        for role in params.evaluate.classes:
+        task = bar.add_task("evaluate", total=sum(map(len, left.values())) * len(names))
+        for role, starts in left.items():
             refined = np.load(paths.refined / f"maps_{role}.npy", mmap_mode="r")
-            done = 0
-            for number, (batch, classes) in enumerate(chunks(ctx, dataset, indices, target, role)):
-                start, done = done, done + len(classes)
-                if number == 0 and error is None and params.evaluate.precision != "fp32":
-                    error = precision_error(target, batch.x, params.evaluate.precision)
-                evaluator = None
-                for name in names if number % world == rank else []:
+            batches = chunks(ctx, dataset, indices, target, role, starts)
+            for start, (batch, classes) in zip(starts, batches, strict=True):
+                evaluator = ChunkEvaluator(
+                    target, batch, role, classes, params.evaluate, params.perturbation, params.resources.batch_size,
+                    params.seed,
+                )  # fmt: skip
+                for name in names:
                     bar.update(task, description=name[:12])
                     if not store.has(role, start, name):
-                        evaluator = evaluator or ChunkEvaluator(
-                            target, batch, role, classes, params.evaluate, params.perturbation,
-                            params.resources.batch_size, params.seed,
-                        )  # fmt: skip
                         with measured(target) as cost:
                             if name in methods:
                                 attempt = attempt_maps(methods[name].attribute, batch.x, classes)
                             else:
-                                attempt = attempt_maps(stored(refined[start:done, step_of(name)]), batch.x, classes)
+                                own = refined[start : start + len(classes), step_of(name)]
+                                attempt = attempt_maps(stored(own), batch.x, classes)
                         facts = vars(cost) | {"maps": len(classes)} if name in methods else {}
                         keep = max(params.evaluate.gallery - start, 0)
                         store.save(start, evaluator.score(name, attempt, keep, facts))
-                    bar.advance(task, len(classes))
-    return error
+                    bar.advance(task)
 
 
-def check(ctx: Context, target: Target, store: PartStore) -> list[dict[str, Any]]:
-    """Rows of every checked method that applies; a method that was checked before the last kill is read back.
+def check(ctx: Context, target: Target, store: PartStore, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of each of these methods; one that was checked before, by another process or the last run, is read back.
 
     A method that fails has one row with the error.
     """
@@ -111,9 +148,7 @@ def check(ctx: Context, target: Target, store: PartStore) -> list[dict[str, Any]
     indices = [indices[place] for place in evaluation_indices(pool, len(indices))]
     rows: list[dict[str, Any]] = []
     images = dataset.batch(indices)[0].to(ctx.device).float() / 255
-    for name in ctx.progress(config.methods, len(config.methods), "checks"):
-        if name != "aha" and name in BASELINES and BASELINES[name].applies_to(target):
-            continue
+    for name in ctx.progress(methods, len(methods), "checks"):
         found = store.load_check(name)
         if found is None:
             try:
@@ -127,6 +162,11 @@ def check(ctx: Context, target: Target, store: PartStore) -> list[dict[str, Any]
                 found = [{"check": "failed", "image": -1, "detail": str(error).splitlines()[0], "value": 0.0}]
         rows += [{"method": name} | row for row in found]
     return rows
+
+
+def checked_methods(ctx: Context, target: Target) -> list[str]:
+    """The configured methods to check that apply."""
+    return [name for name in ctx.params.evaluate.checks.methods if not refusal(name, target, baseline_settings(ctx))]
 
 
 def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
@@ -146,27 +186,24 @@ def step_of(name: str) -> int:
     return int(name.removeprefix(OURS))
 
 
-def precision_error(target: Target, x: Tensor, precision: str) -> dict[str, float]:
-    """Largest and mean |difference| of the probabilities of these images, and of them half removed, to float32."""
+def precision_error(ctx: Context, target: Target, dataset: PreparedImages, indices: list[int]) -> dict[str, float]:
+    """Largest and mean |difference| to float32 of the probabilities of the first images, and of them half removed."""
+    x = dataset.batch(indices[: ctx.params.resources.batch_size])[0].to(ctx.device).float() / 255
     half = x * (torch.arange(x.shape[-1], device=x.device) % 2)
     with torch.no_grad():
         exact, quick = (
-            torch.cat([in_precision(target, kind)(part) for part in (x, half)]) for kind in ("fp32", precision)
+            torch.cat([in_precision(target, kind)(part) for part in (x, half)])
+            for kind in ("fp32", ctx.params.evaluate.precision)
         )
     difference = (exact - quick).abs().amax(dim=1)
     return {"max_error": round(float(difference.max()), 6), "mean_error": round(float(difference.mean()), 6)}
-
-
-def chunk_starts(ctx: Context, count: int) -> list[int]:
-    """First places of the chunks that `stages.images.chunks` makes."""
-    return list(range(0, count, ctx.params.resources.batch_size))
 
 
 def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
     """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
     methods, left_out = {}, {}
     for name in ctx.params.evaluate.methods:
-        reason = BASELINES[name].applies_to(target) if name in BASELINES else None
+        reason = refusal(name, target, baseline_settings(ctx))
         if reason:
             ctx.say(f"{name} is left out: it {reason}")
             left_out[name] = reason
@@ -185,6 +222,7 @@ def baseline_settings(ctx: Context) -> BaselineSettings:
         mask_steps=params.evaluate.mask_steps,
         batch_size=params.resources.batch_size,
         reference=lambda x: reference_images(x, "black", params.perturbation),
+        fastshap=ctx.paths.fastshap,
     )
 
 

@@ -34,14 +34,18 @@ def load(dataset: PreparedImages, indices: list[int], labels: list[int], device:
     )
 
 
+def chunk_starts(ctx: Context, count: int) -> list[int]:
+    """First places of the chunks of `resources.batch_size` images."""
+    return list(range(0, count, ctx.params.resources.batch_size))
+
+
 def chunks(
-    ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, role: ClassRole
+    ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, role: ClassRole, starts: list[int]
 ) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
-    """Batches of at most `resources.batch_size` images with the class of the role."""
-    size = ctx.params.resources.batch_size
+    """The chunks with these `chunk_starts`, with the class of the role."""
     labels = label_map(dataset.class_names, target.num_classes)
-    for start in range(0, len(indices), size):
-        batch = load(dataset, indices[start : start + size], labels, ctx.device)
+    for start in starts:
+        batch = load(dataset, indices[start : start + ctx.params.resources.batch_size], labels, ctx.device)
         with torch.no_grad():
             probabilities = target.probabilities(batch.x)
         yield batch, class_of_role(probabilities, batch.labels, role)

@@ -1,21 +1,20 @@
-"""Where training runs: in this process, under torchrun, or on Ray Train workers. The only module that imports Ray.
+"""Processes beside this one: torchrun's ranks, Ray Train's workers, Ray's tasks. The only module that imports Ray.
 
-Every way calls `work(job, runtime)`. Checkpoints are kept under `<state>/training/<digest>`; the digest covers
-parameters, data, target and training code, so the same command continues a killed run and any change starts anew.
+Training and evaluation hand over what is to be done; here is only where it runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,81 +22,30 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import aha_core
-from aha_core.config import Params
-from aha_core.data.dataset import PreparedImages
-from aha_core.data.labels import label_map
 from aha_core.errors import AhaError, ResourceError
 from aha_core.files import atomic_path
-from aha_core.targets import Target
-from aha_core.training import LocalRuntime, Row, train
 
-TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}
-TRAINING_CODE = (
-    "training.py", "batches.py", "objective.py", "masked_passes.py", "precision.py", "perturbation.py", "targets.py",
-    "data/dataset.py",
-)  # fmt: skip
+Row = dict[str, float]
 FINAL = "final.pt"
+POLL_SECONDS = 0.5  # between looks at the progress of other processes
 
 
-@dataclass(frozen=True)
-class Job:
-    """Picklable description of a training run. Paths are absolute: workers have other working directories."""
+class TrainingJob(Protocol):
+    """A picklable training run: where its checkpoints lie, what a worker gets, and the work itself."""
 
-    params: Params
-    data: str
-    target: str
-    storage: str
-    device: str
-    threads: int
+    @property
+    def storage(self) -> str: ...
 
+    @property
+    def device(self) -> str: ...
 
-def job_name(params: Params, data: Path, target: Path, backbone: Path | None) -> str:
-    """Digest of everything that determines the trained weights; `backbone` is the file of a foreign one."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps(params.model_dump(mode="json", include=TRAINING_SECTIONS), sort_keys=True).encode())
-    package = Path(aha_core.__file__).parent
-    code = [package / name for name in TRAINING_CODE]
-    code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
-    weights = [target / "model.safetensors"] + ([backbone] if backbone else [])
-    for file in [data / "manifest.json", target / "target.json", *weights, *code]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    @property
+    def threads(self) -> int: ...
+
+    def work(self, runtime: Any, on_step: Callable[[int], None] = ...) -> bytes: ...
 
 
-def work(job: Job, runtime: Any, on_step: Callable[[int], None] = lambda step: None) -> bytes:
-    """Build target and data in this process and train; returns the final state."""
-    torch.set_num_threads(job.threads)
-    target = Target.load(Path(job.target))
-    dataset = PreparedImages(Path(job.data), "train", job.params.train.augment)
-    labels = label_map(dataset.class_names, target.num_classes)
-    return train(job.params, target, dataset, labels, runtime, on_step).to_bytes()
-
-
-def fit(job: Job, workers: int, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> bytes | None:
-    """Train to the end, wherever the last attempt stopped.
-
-    Returns:
-        The final training state, or None on the ranks of torchrun that have nothing to write.
-    """
-    if dist.is_torchelastic_launched():
-        return _torchrun(job, on_row, on_step)
-    if workers == 0:
-        return _local(job, on_row, on_step)
-    return _ray(job, workers, on_row)
-
-
-def _local(job: Job, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> bytes:
-    checkpoint = Path(job.storage) / "checkpoint.pt"
-    runtime = LocalRuntime(
-        device=torch.device(job.device),
-        load=lambda: checkpoint.read_bytes() if checkpoint.is_file() else None,
-        save=lambda state: _write(checkpoint, state),
-        on_report=on_row,
-    )
-    return work(job, runtime, on_step)
-
-
-def _write(file: Path, content: bytes) -> None:
+def write_checkpoint(file: Path, content: bytes) -> None:
     with atomic_path(file) as temporary:
         temporary.write_bytes(content)
 
@@ -135,7 +83,7 @@ class DistributedRuntime:
         self.deliver(row, checkpoint)
 
 
-def _torchrun(job: Job, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> bytes | None:
+def torchrun(job: TrainingJob, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> bytes | None:
     """One process of `torchrun -m stages train`: rank 0 writes the checkpoints and the curve."""
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if job.device == "cuda" else torch.device("cpu")
@@ -149,83 +97,127 @@ def _torchrun(job: Job, on_row: Callable[[Row], None], on_step: Callable[[int], 
         def deliver(row: Row, state: bytes | None) -> None:
             if rank == 0:
                 if state is not None:
-                    _write(checkpoint, state)
+                    write_checkpoint(checkpoint, state)
                 on_row(row)
 
         runtime = DistributedRuntime(device, lambda: checkpoint.read_bytes() if checkpoint.is_file() else None, deliver)
-        state = work(job, runtime, on_step if rank == 0 else lambda step: None)
+        state = job.work(runtime, on_step if rank == 0 else lambda step: None)
         dist.barrier()
         return state if rank == 0 else None
     finally:
         dist.destroy_process_group()
 
 
-def _ray(job: Job, workers: int, on_row: Callable[[Row], None]) -> bytes:
-    """Ray Train V2 on a private local cluster, or on the running one that RAY_ADDRESS names."""
+@contextmanager
+def _cluster(workers: int, threads: int) -> Iterator[Any]:
+    """The module `ray`, connected to a private cluster on this machine, or to the running one that RAY_ADDRESS names.
+
+    Raises ResourceError for several nodes without shared storage.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     import ray
-    from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    storage = Path(job.storage)
-    curve = storage / "curve.jsonl"
-    storage.mkdir(parents=True, exist_ok=True)
     address = os.environ.get("RAY_ADDRESS", "local")
-    gpu = job.device == "cuda"
-    cluster: dict[str, Any] = {"num_cpus": workers * job.threads + 1} if address == "local" else {}
+    cluster: dict[str, Any] = {"num_cpus": workers * threads + 1} if address == "local" else {}
     package_root = str(Path(aha_core.__file__).resolve().parents[1])
     search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     ray.init(
         address=address, log_to_driver=False, include_dashboard=False if address == "local" else None,
-        runtime_env={"env_vars": {"PYTHONPATH": search_path, "OMP_NUM_THREADS": str(job.threads)}},
+        runtime_env={"env_vars": {"PYTHONPATH": search_path, "OMP_NUM_THREADS": str(threads)}},
         logging_level="ERROR", configure_logging=True, **cluster,
     )  # fmt: skip
-    if address != "local":
-        _refuse_local_store_on_cluster(ray)
-
-    def loop(config: dict[str, Any]) -> None:
-        import ray.train.torch as ray_torch
-
-        def load() -> bytes | None:
-            saved = ray.train.get_checkpoint()
-            if saved is None:
-                return None
-            with saved.as_directory() as folder:
-                return (Path(folder) / FINAL).read_bytes()
-
-        def deliver(row: Row, state: bytes | None) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                if state is not None:
-                    (Path(folder) / FINAL).write_bytes(state)
-                ray.train.report(dict(row), checkpoint=Checkpoint.from_directory(folder) if state else None)
-
-        work(config["job"], DistributedRuntime(ray_torch.get_device(), load, deliver))
-
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": job.threads} | ({"GPU": 1} if gpu else {})
-        ),
-        run_config=RunConfig(
-            name="ray", storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=2), callbacks=[_curve_writer(curve)],
-        ),
-    )  # fmt: skip
     try:
-        with _follow(curve, on_row):
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
+        if address != "local":
+            _refuse_local_store_on_cluster(ray)
+        yield ray
     finally:
         ray.shutdown()
-    if result.checkpoint is None:
-        raise ResourceError(f"Ray Train ended without a checkpoint in {storage}; run the same command again")
-    with result.checkpoint.as_directory() as folder:
-        return (Path(folder) / FINAL).read_bytes()
+
+
+def spread(
+    work: Callable[[int, int], None], workers: int, device: str, threads: int, on_wait: Callable[[], None]
+) -> None:
+    """Call work(rank, world) once for every rank, each in a Ray worker of its own.
+
+    Args:
+        work: picklable; a worker that dies is replaced twice, so it must be able to go on where it stopped.
+        device: with "cuda" each worker gets a GPU; where there are fewer, ranks wait for their turn.
+        threads: CPUs of each worker.
+        on_wait: called in this process about every `POLL_SECONDS`.
+
+    Raises:
+        The error of the first worker that fails, ResourceError when workers die; the others are stopped.
+    """
+    with _cluster(workers, threads) as ray:
+
+        def call(rank: int) -> None:
+            work(rank, workers)
+
+        task = ray.remote(num_cpus=threads, num_gpus=int(device == "cuda"), max_retries=2)(call)
+        pending = [task.remote(rank) for rank in range(workers)]
+        while pending:
+            finished, pending = ray.wait(pending, timeout=POLL_SECONDS)
+            on_wait()
+            try:
+                ray.get(finished)
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error) from error
+            except ray.exceptions.RayError as error:
+                raise ResourceError(
+                    f"a worker died ({type(error).__name__}), perhaps for want of memory; the same command continues, "
+                    "with fewer --workers if need be"
+                ) from error
+
+
+def on_ray(job: TrainingJob, workers: int, on_row: Callable[[Row], None]) -> bytes:
+    """Ray Train V2 on a private local cluster, or on the running one that RAY_ADDRESS names."""
+    storage = Path(job.storage)
+    curve = storage / "curve.jsonl"
+    storage.mkdir(parents=True, exist_ok=True)
+    each = {"CPU": job.threads} | ({"GPU": 1} if job.device == "cuda" else {})
+    with _cluster(workers, job.threads) as ray:
+        from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        def loop(config: dict[str, Any]) -> None:
+            import ray.train.torch as ray_torch
+
+            def load() -> bytes | None:
+                saved = ray.train.get_checkpoint()
+                if saved is None:
+                    return None
+                with saved.as_directory() as folder:
+                    return (Path(folder) / FINAL).read_bytes()
+
+            def deliver(row: Row, state: bytes | None) -> None:
+                with tempfile.TemporaryDirectory() as folder:
+                    if state is not None:
+                        (Path(folder) / FINAL).write_bytes(state)
+                    ray.train.report(dict(row), checkpoint=Checkpoint.from_directory(folder) if state else None)
+
+            config["job"].work(DistributedRuntime(ray_torch.get_device(), load, deliver))
+
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in each, resources_per_worker=each),
+            run_config=RunConfig(
+                name="ray", storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=2),
+                failure_config=FailureConfig(max_failures=2), callbacks=[_curve_writer(curve)],
+            ),
+        )  # fmt: skip
+        try:
+            with _follow(curve, on_row):
+                result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
+        if result.checkpoint is None:
+            raise ResourceError(f"Ray Train ended without a checkpoint in {storage}; run the same command again")
+        with result.checkpoint.as_directory() as folder:
+            return (Path(folder) / FINAL).read_bytes()
 
 
 def _curve_writer(curve: Path) -> Any:
@@ -243,8 +235,8 @@ def _curve_writer(curve: Path) -> Any:
 class _follow:
     """Pass on each line that appears in a file while the block runs, and the rest at its end."""
 
-    def __init__(self, file: Path, on_row: Callable[[Row], None], every_seconds: float = 0.5) -> None:
-        self.file, self.on_row, self.every = file, on_row, every_seconds
+    def __init__(self, file: Path, on_row: Callable[[Row], None]) -> None:
+        self.file, self.on_row = file, on_row
         self.position = 0
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._loop, daemon=True)
@@ -259,7 +251,7 @@ class _follow:
         self._pass_on()
 
     def _loop(self) -> None:
-        while not self.done.wait(self.every):
+        while not self.done.wait(POLL_SECONDS):
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -276,13 +268,14 @@ class _follow:
 
 def _cause(error: BaseException) -> BaseException:
     """The workers' own error, where it is one that the user can fix."""
-    failures = getattr(error, "worker_failures", {}) or {}
+    failures = getattr(error, "worker_failures", {}) or {0: error}
     for failure in failures.values():
         inner: BaseException | None = failure
         while inner is not None:
-            if isinstance(inner, AhaError):
+            cause = getattr(inner, "cause", None)  # of Ray's wrappers, which also inherit from what they wrap
+            if isinstance(inner, AhaError) and cause is None:
                 return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
+            inner = cause or inner.__cause__
     return error
 
 

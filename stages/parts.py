@@ -24,11 +24,14 @@ from stages.context import Context
 ROWS = ("rows", "free", "localisation", "failures", "cost")
 CODE = (
     "baselines/*.py",
+    "explainer/*.py",
     "metrics/*.py",
     "evaluation.py",
     "measures.py",
+    "order.py",
     "perturbation.py",
     "references.py",
+    "shapley.py",
     "targets.py",
 )
 NOT_IN_A_PART = {"bootstrap", "methods", "slices", "max_failed"}
@@ -49,6 +52,12 @@ class PartStore:
 
     def has(self, role: str, start: int, method: str) -> bool:
         return self.file(role, start, method).is_file()
+
+    def complete(self, role: str, start: int, methods: Iterable[str]) -> bool:
+        return all(self.has(role, start, method) for method in methods)
+
+    def count_parts(self) -> int:
+        return len(list(self.folder.glob("*.npz")))
 
     def save(self, start: int, part: Part) -> None:
         texts = {name: np.array(json.dumps(getattr(part, name))) for name in ROWS}
@@ -89,8 +98,8 @@ def store_folder(ctx: Context) -> Path:
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]
-    files += sorted(paths.explainer.iterdir()) if paths.explainer.is_dir() else []
-    files += sorted(paths.refined.iterdir()) if paths.refined.is_dir() else []
+    for folder in (paths.explainer, paths.fastshap, paths.refined):
+        files += sorted(folder.iterdir()) if folder.is_dir() else []
     files += [file for pattern in CODE for file in sorted(package.glob(pattern))]
     for file in files:
         digest.update(file.name.encode())

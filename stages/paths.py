@@ -35,6 +35,11 @@ class Paths:
         return self.outputs / "explainer"
 
     @property
+    def fastshap(self) -> Path:
+        """The learned baseline, where it is trained."""
+        return self.outputs / "fastshap"
+
+    @property
     def run(self) -> Path:
         """The MLflow run of this explainer; later stages log into it."""
         return self.outputs / "run.json"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,33 +16,67 @@ from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.targets import Target
-from aha_core.training import Row, new_state
-from stages import launch
+from aha_core.training import Row, TrainingState, new_state, training_loss
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
 from stages.outputs import rebuild
 from stages.tracking import Tracker
+from stages.training_job import Job, Recipe, fit, job_name
 
 REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy"]
 
 
+AHA = Recipe("aha", training_loss)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the target's name, its state, its MLflow run (open), where checkpoints lie, its digest."""
+
+    target: str
+    state: TrainingState
+    tracker: Tracker
+    storage: Path
+    name: str
+
+
 def run(ctx: Context) -> None:
+    paths = ctx.paths
+    done = trained(ctx, AHA)
+    if done is None:
+        return
+    with rebuild(paths.explainer) as out:
+        save(ctx, done, out)
+    atomic_text(paths.plots / "training.csv", to_csv(done.state.curve))
+    atomic_json(paths.run, {"run_id": done.tracker.run_id, "digest": done.name})
+    last = done.state.curve[-1]
+    atomic_json(
+        paths.metrics / "train.json", {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
+    )
+    with ctx.console.status("logging the model to MLflow"):
+        log(done.tracker, ctx)
+    shutil.rmtree(done.storage)
+    ctx.say(f"trained {ctx.params.train.steps} steps, last loss {last['loss']:.4f}; MLflow run {done.tracker.run_id}")
+
+
+def trained(ctx: Context, recipe: Recipe) -> Trained | None:
+    """Train to the end, wherever the last attempt stopped; None on the ranks of torchrun that have nothing to write."""
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
     resolved = with_backbone(ctx)
     if params.explainer.kind == "features":
         build_explainer(params.explainer, target)  # a target that cannot be read is refused before workers start
-    name = launch.job_name(params, paths.data, paths.target, backbone_file(resolved))
+    name = job_name(params, recipe, paths.data, paths.target, backbone_file(resolved))
     storage = paths.state / "training" / name
     if ctx.fresh:
         shutil.rmtree(storage, ignore_errors=True)
-    job = launch.Job(resolved, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
+    job = Job(resolved, recipe.loss, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
     if dist.is_torchelastic_launched() and dist_rank() != 0:
-        launch.fit(job, 0, lambda row: None, lambda step: None)
-        return
+        fit(job, 0, lambda row: None, lambda step: None)
+        return None
     if any(storage.glob("**/*.pt")):
         ctx.say(f"continuing the run in {storage.relative_to(paths.state)} (--fresh starts anew)")
-    tracker = open_run(ctx, storage, name)
+    tracker = open_run(ctx, storage, f"{recipe.name}-{name}")
     with ctx.bar() as bar:
         task = bar.add_task("train", total=params.train.steps)
 
@@ -50,26 +85,21 @@ def run(ctx: Context) -> None:
             bar.update(task, completed=row["step"], description=f"loss {row['loss']:.3f}")
 
         try:
-            final = launch.fit(job, ctx.workers, on_row, lambda step: bar.update(task, completed=step))
+            final = fit(job, ctx.workers, on_row, lambda step: bar.update(task, completed=step))
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     assert final is not None
     state = new_state(resolved, target, torch.device("cpu"))
     state.load_bytes(final)
-    with rebuild(paths.explainer) as out:
-        training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
-        save_explainer(out, state.average, training)
-    atomic_text(paths.plots / "training.csv", to_csv(state.curve))
-    atomic_json(paths.run, {"run_id": tracker.run_id, "digest": name})
-    last = state.curve[-1]
-    atomic_json(
-        paths.metrics / "train.json", {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
-    )
-    with ctx.console.status("logging the model to MLflow"):
-        log(tracker, ctx)
-    shutil.rmtree(storage)
-    ctx.say(f"trained {params.train.steps} steps, last loss {last['loss']:.4f}; MLflow run {tracker.run_id}")
+    return Trained(target.name, state, tracker, storage, name)
+
+
+def save(ctx: Context, done: Trained, folder: Path) -> None:
+    """The averaged network and what later uses need to know of its training."""
+    params = ctx.params
+    training = Training(done.target, params.seed, params.explainer, params.ranking, params.perturbation)
+    save_explainer(folder, done.state.average, training)
 
 
 def log(tracker: Tracker, ctx: Context) -> None:
@@ -90,7 +120,7 @@ def open_run(ctx: Context, storage: Path, name: str) -> Tracker:
     """The MLflow run of this training, also across kills: its id is kept beside the checkpoints."""
     note = storage / "mlflow_run.json"
     known = json.loads(note.read_text())["run_id"] if note.is_file() else None
-    tracker = Tracker(ctx.tracking_uri, ctx.paths.state / "mlartifacts", known, name=f"aha-{name}")
+    tracker = Tracker(ctx.tracking_uri, ctx.paths.state / "mlartifacts", known, name=name)
     tracker.reopen()
     atomic_json(note, {"run_id": tracker.run_id})
     tracker.log_params(ctx.params.model_dump(mode="json", exclude={"resources"}) | {"workers": ctx.workers})

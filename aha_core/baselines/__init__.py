@@ -7,6 +7,7 @@ import difflib
 from aha_core.baselines import (
     chefer,
     extremal,
+    fastshap,
     floors,
     grad_cam,
     gradients,
@@ -38,10 +39,17 @@ BASELINES: dict[str, BaselineSpec] = {
         rise.SPEC,
         occlusion.SPEC,
         *surrogates.SPECS,
+        fastshap.SPEC,
         extremal.SPEC,
         greedy.SPEC,
     )
 }
+
+
+def refusal(name: str, target: Target, settings: BaselineSettings) -> str | None:
+    """Why the baseline of that name cannot explain this target; None for other names, which `make_baseline` refuses."""
+    spec = BASELINES.get(name)
+    return (spec.applies_to(target) or spec.ready(settings)) if spec else None
 
 
 def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attributor:
@@ -53,11 +61,10 @@ def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attr
         near = difflib.get_close_matches(name, BASELINES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BASELINES)}"
         raise ConfigError(f"unknown method {name!r} in evaluate.methods; {hint}")
-    spec = BASELINES[name]
-    reason = spec.applies_to(target)
+    reason = refusal(name, target, settings)
     if reason:
         raise AttributionError(f"{name} {reason}; remove it from evaluate.methods")
-    return spec.factory(target, settings)
+    return BASELINES[name].factory(target, settings)
 
 
-__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline"]
+__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline", "refusal"]

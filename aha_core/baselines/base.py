@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,7 @@ class BaselineSettings:
     mask_steps: optimisation steps of extremal masks.
     batch_size: images per pass through the target.
     reference: images in [0, 1] to their reference images, for methods that remove or interpolate.
+    fastshap: folder of the trained FastSHAP network, or None.
     """
 
     seed: int
@@ -42,10 +44,16 @@ class BaselineSettings:
     mask_steps: int
     batch_size: int
     reference: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 3 H W"]]
+    fastshap: Path | None
 
 
 def always_applies(_: Target) -> str | None:
     """For methods that need nothing but logits."""
+    return None
+
+
+def always_ready(_: BaselineSettings) -> str | None:
+    """For methods that need nothing to be made first."""
     return None
 
 
@@ -56,6 +64,7 @@ class BaselineSpec:
     passes: cost of one map, counted in forward passes of the target; a backward pass counts as two.
     applies_to: the reason why a target cannot be explained this way, or None.
     families: the same for people.
+    ready: the reason why something that the method needs is not there, or None.
     """
 
     name: str
@@ -64,6 +73,7 @@ class BaselineSpec:
     passes: str
     applies_to: Callable[[Target], str | None] = always_applies
     families: str = "any classifier"
+    ready: Callable[[BaselineSettings], str | None] = always_ready
 
 
 class Baseline(ABC):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from aha_core.baselines.base import Baseline, BaselineSpec
 from aha_core.baselines.patches import patch_maps, patch_probabilities
+from aha_core.shapley import shapley_masks
 
 KERNEL_WIDTH, RIDGE = 0.25, 1.0  # lime_image's defaults
 STABILISER = 1e-6  # added to the normal equations of Kernel SHAP, which have entries of about 1/4
@@ -70,15 +71,6 @@ class Lime(Surrogate):
 
     def _fit(self, z: Tensor, scores: Tensor, none: Tensor, full: Tensor) -> Tensor:
         return lime_fit(z, scores)
-
-
-def shapley_masks(cells: int, count: int, generator: torch.Generator) -> Bool[Tensor, "S N"]:
-    """Coalitions in complementary pairs, sizes with the Shapley kernel's share."""
-    sizes = torch.arange(1, cells, dtype=torch.float64)
-    drawn = torch.multinomial(1 / (sizes * (cells - sizes)), -(-count // 2), replacement=True, generator=generator) + 1
-    places = torch.rand((len(drawn), cells), generator=generator).argsort(dim=1).argsort(dim=1)
-    half = places < drawn[:, None]
-    return torch.stack([half, ~half], dim=1).flatten(0, 1)[:count]
 
 
 def shapley_fit(

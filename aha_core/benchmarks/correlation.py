@@ -50,7 +50,7 @@ def soft_hard_correlation(
     middles = ((torch.arange(fractions) + 0.5) / fractions).repeat(2)
     noise = [generator(seed, 8, image) for image in range(len(x))]
     soft = make_relaxation(ranking, tau, grid * grid, noise)
-    hard = HardTopK([generator(seed, 9, image) for image in range(len(x))])
+    hard = HardTopK(range(seed, seed + len(x)))
     both = [
         passes(x, classes, removal_masks(maps, relaxation, grid, middles, ranking.standardise), reference).double()
         for relaxation in (soft, hard)

@@ -101,7 +101,7 @@ def objective(
 
 
 def _hard(batch: int, seed: int) -> Relaxation:
-    return HardTopK([generator(seed, 7, image) for image in range(batch)])
+    return HardTopK(range(seed, seed + batch))
 
 
 def _centred(gradient: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:

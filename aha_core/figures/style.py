@@ -23,7 +23,8 @@ _LABELS = {
     "smoothgrad": "SmoothGrad", "gradient_shap": "GradientSHAP", "grad_cam": "Grad-CAM", "grad_cam_pp": "Grad-CAM++",
     "layer_cam": "LayerCAM", "score_cam": "Score-CAM", "kernel_shap": "Kernel SHAP", "lime": "LIME",
     "extremal": "Extremal masks", "greedy": "Greedy order", "rollout": "Attention rollout", "chefer": "Chefer",
-    "legrad": "LeGrad", "rise": "RISE", "random": "Random", "centre": "Centre", "sobel": "Sobel edges",
+    "legrad": "LeGrad", "rise": "RISE", "fastshap": "FastSHAP",
+    "random": "Random", "centre": "Centre", "sobel": "Sobel edges",
 }  # fmt: skip
 
 

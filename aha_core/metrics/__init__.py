@@ -18,9 +18,6 @@ from aha_core.metrics.curves import (
     curve_fractions,
     deletion_insertion,
     endpoint_scores,
-    ranks_of,
-    removal_order,
-    tie_breaks,
 )
 from aha_core.metrics.grid_pointing import Mosaics, cell_energy, choose_cells, mosaics, shrink
 from aha_core.metrics.imputation import impute
@@ -35,6 +32,7 @@ from aha_core.metrics.sensitivity import max_sensitivity
 from aha_core.metrics.single_deletion import deletion_effects, single_deletion_correlation
 from aha_core.metrics.sparseness import gini
 from aha_core.metrics.statistics import Interval, PairedDifference, bootstrap_ci, holm, paired_difference
+from aha_core.order import ranks_of, removal_order, tie_breaks
 
 __all__ = [
     "Curves",

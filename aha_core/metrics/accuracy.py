@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction, auc, ranks_of
+from aha_core.metrics.curves import ScoreFunction, auc
+from aha_core.order import ranks_of
 
 FRACTIONS = tuple(step / 10 for step in range(10))
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ranks_of, removal_order
+from aha_core.order import ranks_of, removal_order
 
 Masks = Bool[Tensor, "B 1 H W"]
 DIAGONAL_SHARE = 0.008  # DAVIS

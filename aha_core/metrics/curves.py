@@ -12,14 +12,14 @@ Hence, with one reference, the insertion curve is the deletion curve of the reve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aha_core.errors import AttributionError
+from aha_core.order import ranks_of
 
 ScoreFunction = Callable[[Float[Tensor, "M C H W"]], Float[Tensor, "M Y"]]
 
@@ -57,61 +57,6 @@ class Curves:
 def auc(curve: Float[Tensor, "B P"], fractions: Float[Tensor, "P"]) -> Float[Tensor, "B"]:
     """Trapezoid sum_j (f_{j+1} - f_j) (s_j + s_{j+1}) / 2 of each row, in float64."""
     return torch.trapezoid(curve.double(), fractions.to(curve.device, torch.float64), dim=-1)
-
-
-def removal_order(
-    maps: Float[Tensor, "B 1 H W"],
-    seeds: Sequence[int],
-    method: str = "attribution",
-    shuffles: Int[Tensor, "B N"] | None = None,
-) -> Int[Tensor, "B N"]:
-    """Flat pixel indices from the most to the least important; N = HW.
-
-    Each image is shuffled with its own seed and then sorted stably, so that ties fall at random and do not depend on
-    the batch or the device. A constant map gives a random order.
-
-    Args:
-        maps: importance at input resolution, any floating type and range.
-        seeds: one per image.
-        method: named in errors.
-        shuffles: `tie_breaks` of these seeds, where many methods share them; drawn where None.
-
-    Raises:
-        AttributionError: wrong shape, or a value that is not finite.
-    """
-    if maps.ndim != 4 or maps.shape[1] != 1 or len(seeds) != maps.shape[0]:
-        raise AttributionError(
-            f"{method}: expected maps of shape ({len(seeds)}, 1, H, W), one for each of {len(seeds)} seeds, "
-            f"got {tuple(maps.shape)}"
-        )
-    values = maps.detach().flatten(1)
-    bad = (~values.isfinite()).sum(dim=1)
-    if bool(bad.any()):
-        image = int(bad.ne(0).nonzero()[0])
-        raise AttributionError(
-            f"{method}: {int(bad[image])} of {values.shape[1]} values of map {image} are NaN or infinite; "
-            "drop the method from evaluate.methods or compute it in float32"
-        )
-    if shuffles is None:
-        shuffles = tie_breaks(seeds, values.shape[1])
-    shuffles = shuffles.to(values.device)
-    order = values.gather(1, shuffles).argsort(dim=1, descending=True, stable=True)
-    return shuffles.gather(1, order)
-
-
-def tie_breaks(seeds: Sequence[int], pixels: int) -> Int[Tensor, "B N"]:
-    """The random order in which each image's equal values fall: one permutation per seed, drawn on the CPU."""
-    return torch.stack([_permutation(pixels, seed) for seed in seeds])
-
-
-def ranks_of(orders: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """The rank of each pixel, 0 = first removed: the inverse permutation."""
-    places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
-    return torch.empty_like(orders).scatter_(1, orders, places)
-
-
-def _permutation(count: int, seed: int) -> Int[Tensor, "N"]:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def curve_fractions(points: int, pixels: int) -> tuple[Int[Tensor, "P"], Float[Tensor, "P"]]:

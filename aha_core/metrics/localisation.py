@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aha_core.errors import DataError
-from aha_core.metrics.curves import removal_order
+from aha_core.order import removal_order
 
 Maps = Float[Tensor, "B 1 H W"]
 Masks = Bool[Tensor, "B 1 H W"]

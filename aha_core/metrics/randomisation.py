@@ -1,6 +1,6 @@
 """Model-randomisation sanity, cascading from the top (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018).
 
-    for each depth k:  rho_k = Spearman(|map of the target|, |map of the target with its top k groups randomised|)
+    for each depth k:  rho_k = Spearman(map of the target, map of the target with its top k groups randomised)
                        q_k = SSIM of the same two maps, each scaled to [0, 1]
 
 Both must fall towards 0 with k: a map that stays the same does not depend on what the classifier has learned. A group
@@ -83,16 +83,17 @@ def model_randomisation(
         classes: explained throughout, fixed from the intact model.
         depths: how many of the cascade's steps are measured, evenly spread with the last; all where None.
 
-    The maps' absolute values are compared: a sign flip is no loss of sensitivity to be proud of.
+    Maps are compared as they are, larger = more important: absolute values would fold the least important pixels of a
+    map with mean 0, such as AHA's, onto the most important.
     """
     total = len(parameter_groups(model))
     count = min(depths or total, total)
     wanted = {(place + 1) * total // count - 1 for place in range(count)}
-    original = make_method(model).attribute(images, classes).abs()
+    original = make_method(model).attribute(images, classes)
     results = []
     for depth, (name, twin) in enumerate(randomised(model, seed)):
         if depth in wanted:
-            maps = make_method(twin).attribute(images, classes).abs()
+            maps = make_method(twin).attribute(images, classes)
             rho = spearman(original.flatten(1), maps.flatten(1))
             results.append(Randomised(name, rho, ssim(unit_range(original), unit_range(maps))))
     return results

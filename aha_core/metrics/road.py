@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction, ranks_of
+from aha_core.metrics.curves import ScoreFunction
 from aha_core.metrics.imputation import impute
+from aha_core.order import ranks_of
 
 FRACTIONS = tuple(step / 10 for step in range(1, 10))
 NOISE = 0.01  # standard deviation in pixel space, the authors' value

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aha_core.metrics.curves import ScoreFunction, ranks_of
+from aha_core.metrics.curves import ScoreFunction
+from aha_core.order import ranks_of
 
 GROUPS = 10  # the paper's K
 

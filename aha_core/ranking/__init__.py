@@ -21,7 +21,7 @@ from torch import Tensor
 from aha_core.config import RankingConfig
 from aha_core.protocols import Relaxation
 from aha_core.ranking.gumbel_sinkhorn import GumbelSinkhorn
-from aha_core.ranking.hard import HardTopK, ranking_order
+from aha_core.ranking.hard import HardTopK
 from aha_core.ranking.lapsum import LapSum
 from aha_core.ranking.soft_topk import SoftTopK
 from aha_core.ranking.sorting import NeuralSort, SoftSort
@@ -125,6 +125,6 @@ def marginal_residual(relaxation: Relaxation, scores: Float[Tensor, "B N"], k: F
 
 
 __all__ = [
-    "RELAXATIONS", "HardTopK", "RelaxationSpec", "make_relaxation", "marginal_residual", "ranking_order", "standardise",
+    "RELAXATIONS", "HardTopK", "RelaxationSpec", "make_relaxation", "marginal_residual", "standardise",
     "temperature",
 ]  # fmt: skip

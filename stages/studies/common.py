@@ -20,7 +20,7 @@ from torch import Tensor
 
 import aha_core
 from aha_core.attribution import Explainer
-from aha_core.baselines import BASELINES, make_baseline
+from aha_core.baselines import make_baseline, refusal
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
@@ -38,8 +38,8 @@ Settings = dict[str, Any]
 TARGET_CODE = ("batches.py", "data/dataset.py", "fine_tuning.py", "shortcut.py", "target_training.py", "targets.py")
 RESULT_CODE = (
     *TARGET_CODE, "attribution.py", "baselines/*.py", "benchmarks/training.py", "checks.py", "classifiers/*.py",
-    "explainer/*.py", "findings.py", "masked_passes.py", "metrics/*.py", "objective.py", "perturbation.py",
-    "ranking/*.py", "references.py", "refinement.py",
+    "explainer/*.py", "findings.py", "masked_passes.py", "metrics/*.py", "objective.py", "order.py", "perturbation.py",
+    "ranking/*.py", "references.py", "refinement.py", "shapley.py",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def baselines(ctx: Context, target: Target, names: tuple[str, ...]) -> tuple[dic
     """The methods that apply to this target, and why others do not. Raises ConfigError for unknown ones."""
     methods, left_out = {}, {}
     for name in names:
-        reason = BASELINES[name].applies_to(target) if name in BASELINES else None
+        reason = refusal(name, target, baseline_settings(ctx))
         if reason:
             left_out[name] = reason
         else:
@@ -165,7 +165,8 @@ def cache(ctx: Context, study: str, settings: Settings, explainers: list[Path]) 
     """The cache of a study with these settings on these explainers' folders."""
     params = ctx.params.model_dump(mode="json", include={"seed", "perturbation", "refine", "evaluate"})
     params["batch_size"] = ctx.params.resources.batch_size
-    files = [file for folder in explainers for file in sorted(folder.iterdir()) if file.is_file()]
+    folders = [*explainers, ctx.paths.fastshap]
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.is_file()]
     name = digest(ctx, {"study": study, "params": params} | settings, files, RESULT_CODE)
     return Cache(ctx.paths.state / "studies" / name)
 

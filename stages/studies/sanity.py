@@ -4,8 +4,7 @@
 
 A map that stays the same does not depend on what the target has learnt (Adebayo et al., NeurIPS 2018). The paper's
 explainer does not read the target, so its one-pass maps stay the same by construction; it is shown where a folder with
-one is given. Before the comparison maps are shifted so that their smallest value is 0: AHA's maps have mean 0, and
-without the shift the comparison of absolute values would fold the least important pixels onto the most important.
+one is given.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from aha_core.attribution import Explainer
-from aha_core.checks import with_model
-from aha_core.errors import AttributionError
+from aha_core.checks import Finite, with_model
 from aha_core.figures import sanity_figure, to_png
 from aha_core.files import atomic_json
 from aha_core.metrics import bootstrap_ci, model_randomisation
@@ -34,26 +32,6 @@ from stages.studies.common import HeldOutImages, around, baselines, cache, clean
 from stages.studies.shortcut import METHODS
 
 MakeMethod = Callable[[Target], Attributor]
-
-
-class Shifted:
-    """A method whose maps start at 0, made for `batch_size` images at a time on a device, kept on the CPU.
-
-    Raises AttributionError for a map that is not finite.
-    """
-
-    def __init__(self, method: Attributor, batch_size: int, device: str) -> None:
-        self.method, self.batch_size, self.device = method, batch_size, device
-
-    def attribute(self, x: Tensor, target: Tensor | None = None) -> Tensor:
-        classes = [None] * len(x) if target is None else target.to(self.device).split(self.batch_size)
-        maps = torch.cat([
-            self.method.attribute(part.to(self.device), of_part).cpu()
-            for part, of_part in zip(x.split(self.batch_size), classes, strict=False)
-        ])  # fmt: skip
-        if not bool(maps.isfinite().all()):
-            raise AttributionError("a map of a randomised target is not finite")
-        return maps - maps.amin(dim=(1, 2, 3), keepdim=True)
 
 
 def run(
@@ -91,7 +69,7 @@ def run(
             def compare(make: MakeMethod = make) -> dict[str, Tensor]:
                 """group to Float[2 N]: Spearman, SSIM; the keys sort in the order of the cascade."""
                 found = model_randomisation(
-                    lambda model: shifted(ctx, make, target, model), target.model, held_out.x, classes,
+                    lambda model: finite(ctx, make, target, model), target.model, held_out.x, classes,
                     ctx.params.seed, depths,
                 )  # fmt: skip
                 return {
@@ -118,8 +96,8 @@ def baseline(ctx: Context, name: str) -> MakeMethod:
     return lambda target: baselines(ctx, target, (name,))[0][name]
 
 
-def shifted(ctx: Context, make: MakeMethod, target: Target, model: nn.Module) -> Shifted:
-    return Shifted(make(with_model(target, model)), ctx.params.resources.batch_size, ctx.device)
+def finite(ctx: Context, make: MakeMethod, target: Target, model: nn.Module) -> Finite:
+    return Finite(make(with_model(target, model)), ctx.params.resources.batch_size, ctx.device)
 
 
 def summarised(method: str, found: dict[str, Tensor], ctx: Context) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Ray, torchrun and this process train alike; a killed driver continues to the same weights."""
+"""Ray, torchrun and this process train and evaluate alike; a killed driver continues to the same results."""
 
 import os
 import signal
@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from aha_core.errors import DataError, ResourceError
+from stages import evaluate, launch
+from stages.context import Context
 from tests.conftest import ROOT
-from tests.stages.conftest import change, prepared_workspace, workspace  # noqa: F401 (fixtures)
+from tests.stages.conftest import change, prepared_workspace, refined, workspace  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -80,3 +83,71 @@ def test_killed_driver_continues_to_the_uninterrupted_weights(workspace, change,
     pd.testing.assert_frame_equal(expected_curve, curve(workspace))
     resumed = weights(workspace)
     assert all((expected[name] == resumed[name]).all() for name in expected)
+
+
+EVALUATE = (sys.executable, "-m", "stages", "evaluate")
+
+
+@pytest.fixture
+def evaluation(workspace, change) -> Path:  # noqa: F811
+    """A workspace ready for `aha evaluate`: three chunks of images, one thread, two class roles, methods with noise."""
+    change(
+        "evaluate", methods=["random", "grad_cam", "rise", "smoothgrad"], classes=["predicted", "label"], bootstrap=10
+    )
+    change("resources", batch_size=2, threads=1)
+    refined(workspace)
+    return workspace
+
+
+def results(root: Path) -> dict[str, bytes]:
+    folders = [root / "outputs" / name for name in ("evaluation", "metrics", "plots")]
+    return {str(file.relative_to(root)): file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
+
+
+def test_rows_do_not_depend_on_the_number_of_workers_even_after_a_kill(evaluation):
+    finish(start(evaluation, *EVALUATE, "--workers", "0"))
+    alone = results(evaluation)
+    assert {"outputs/evaluation/scores.parquet", "outputs/evaluation/checks.parquet"} <= set(alone)
+    finish(start(evaluation, *EVALUATE, "--workers", "2"))
+    assert results(evaluation) == alone
+    doomed = start(evaluation, *EVALUATE, "--workers", "2")
+    deadline = time.monotonic() + 300
+    while not list((evaluation / ".aha/evaluation").glob("*/*.npz")):
+        assert doomed.poll() is None, doomed.communicate()[0][-2000:]
+        assert time.monotonic() < deadline, "no part appeared"
+        time.sleep(0.02)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.wait()
+    doomed.stdout.close()
+    again = start(evaluation, *EVALUATE, "--workers", "0")
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output[-3000:]
+    assert "continuing the evaluation" in output
+    assert results(evaluation) == alone
+
+
+def test_a_failing_worker_is_reported_and_its_rows_are_kept(evaluation, monkeypatch):
+    ctx = Context.create(evaluation, workers=2)
+    share = evaluate.share
+
+    def dying(*arguments):
+        share(*arguments)
+        if arguments[-2] == 1:
+            os._exit(1)
+
+    monkeypatch.setattr(evaluate, "share", dying)
+    with pytest.raises(ResourceError, match="a worker died .* the same command continues"):
+        evaluate.run(ctx)
+    (store,) = (evaluation / ".aha/evaluation").iterdir()
+    assert len(list(store.glob("*.0000002.*.npz"))) == 2 * 6  # rank 1 scored the second chunk before it died
+
+
+def test_spread_raises_the_workers_own_error(tmp_path):
+    def work(rank: int, world: int) -> None:
+        (tmp_path / f"{rank} of {world}").touch()
+        if rank == 1:
+            raise DataError("rank 1 found no image")
+
+    with pytest.raises(DataError, match="^rank 1 found no image$"):
+        launch.spread(work, 2, "cpu", 1, lambda: None)
+    assert (tmp_path / "1 of 2").exists()

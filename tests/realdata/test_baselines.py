@@ -34,7 +34,14 @@ def images() -> torch.Tensor:
 
 def test_srg_keeps_the_known_order(target: Target, images: torch.Tensor):
     settings = BaselineSettings(
-        seed=0, ig_steps=8, rise_masks=8, patch_grid=3, mask_steps=3, batch_size=16, reference=torch.zeros_like
+        seed=0,
+        ig_steps=8,
+        rise_masks=8,
+        patch_grid=3,
+        mask_steps=3,
+        batch_size=16,
+        reference=torch.zeros_like,
+        fastshap=None,
     )
     with torch.no_grad():
         classes = target(images).argmax(dim=1)

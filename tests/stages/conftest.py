@@ -1,13 +1,16 @@
 """A small workspace with prepared data and a target, made once by the real stages."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from stages.context import Context
+from stages.images import evaluated
 from tests.conftest import small_params
 
 
@@ -53,3 +56,18 @@ def change(workspace):
         (workspace / "params.yaml").write_text(yaml.safe_dump(raw))
 
     return apply
+
+
+def refined(workspace: Path) -> Context:
+    """A context of one process with seeded maps as AHA's: step 0 noise, step 1 the object's mask."""
+    ctx = Context.create(workspace, workers=0)
+    dataset, indices = evaluated(ctx, "test")
+    noise = np.random.default_rng(0).random((len(indices), 1, 1, 32, 32), np.float32)
+    masks = np.stack([dataset.mask(index).numpy() for index in indices])[:, None, None].astype(np.float32)
+    ctx.paths.refined.mkdir(parents=True, exist_ok=True)
+    roles = ctx.params.evaluate.classes
+    for role in roles:
+        np.save(ctx.paths.refined / f"maps_{role}.npy", np.concatenate([noise, masks], axis=1))
+    facts = {"indices": indices, "roles": roles, "steps": 1}
+    (ctx.paths.refined / "images.json").write_text(json.dumps(facts))
+    return ctx

@@ -8,9 +8,10 @@ from aha_core.config import load_params
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.targets import Target
 from aha_core.training import new_state
-from stages import launch
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
+from stages.train import AHA
+from stages.training_job import Job, fit, job_name
 from tests.conftest import ROOT
 
 
@@ -29,12 +30,12 @@ def test_backbone_is_trained_once_and_the_explainer_is_trained_on_it(workspace, 
     assert backbone_file(ctx.params) is None
     before = file.stat().st_mtime_ns
     assert with_backbone(ctx) == resolved and file.stat().st_mtime_ns == before
-    names = {launch.job_name(ctx.params, ctx.paths.data, ctx.paths.target, one) for one in (file, None)}
+    names = {job_name(ctx.params, AHA, ctx.paths.data, ctx.paths.target, one) for one in (file, None)}
     assert len(names) == 2
 
     target = Target.load(ctx.paths.target)
-    job = launch.Job(resolved, str(ctx.paths.data), str(ctx.paths.target), str(workspace / "s"), "cpu", 1)
-    final = launch.fit(job, 0, lambda row: None, lambda step: None)
+    job = Job(resolved, AHA.loss, str(ctx.paths.data), str(ctx.paths.target), str(workspace / "s"), "cpu", 1)
+    final = fit(job, 0, lambda row: None, lambda step: None)
     state = new_state(resolved, target, torch.device("cpu"))
     state.load_bytes(final)
     params = ctx.params

@@ -1,7 +1,6 @@
 """The stage as a whole: what it writes, that it continues after a kill, and what a failing method does to it."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ from aha_core.errors import AttributionError
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from aha_core.training import new_state
-from stages import evaluate
+from stages import evaluate, fastshap, train
 from stages.context import Context
 from stages.images import evaluated
+from tests.stages.conftest import refined
 
 METHODS = ["random", "centre", "grad_cam"]
 
@@ -25,12 +25,24 @@ class Quiet:
 
     metrics: dict[str, float] = {}
 
+    def __init__(self, *_arguments, **_names):
+        self.run_id = "quiet"
+
     @classmethod
     def for_stage(cls, uri, paths):
         return cls()
 
     def log_metrics(self, metrics, step=0):
         Quiet.metrics = metrics
+
+    def log_row(self, row):
+        pass
+
+    def log_params(self, params):
+        pass
+
+    def reopen(self):
+        pass
 
     def finish(self):
         pass
@@ -49,19 +61,6 @@ def ctx(workspace, change, monkeypatch) -> Context:
     return refined(workspace)
 
 
-def refined(workspace: Path) -> Context:
-    """A context with seeded maps as AHA's: step 0 noise, step 1 the object's mask."""
-    ctx = Context.create(workspace)
-    dataset, indices = evaluated(ctx, "test")
-    noise = np.random.default_rng(0).random((len(indices), 1, 1, 32, 32), np.float32)
-    masks = np.stack([dataset.mask(index).numpy() for index in indices])[:, None, None].astype(np.float32)
-    ctx.paths.refined.mkdir(parents=True, exist_ok=True)
-    np.save(ctx.paths.refined / "maps_predicted.npy", np.concatenate([noise, masks], axis=1))
-    facts = {"indices": indices, "roles": ["predicted"], "steps": 1}
-    (ctx.paths.refined / "images.json").write_text(json.dumps(facts))
-    return ctx
-
-
 def outputs(ctx: Context) -> dict[str, bytes]:
     folders = (ctx.paths.evaluation, ctx.paths.metrics, ctx.paths.plots)
     return {file.name: file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
@@ -70,7 +69,7 @@ def outputs(ctx: Context) -> dict[str, bytes]:
 def test_tables_and_summary(ctx, change):
     measures = [*BY_REFERENCE, *REFERENCE_FREE]
     change("evaluate", measures=measures, slices=["confidence", "correct", "object_size"])
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     evaluate.run(ctx)
     names = ["aha_t0", "aha_t1", *METHODS]
     rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
@@ -174,7 +173,7 @@ def test_a_method_that_fails_on_some_images(ctx, change, monkeypatch, way):
     assert summary["scores"]["predicted"]["centre"]["aha_t0_minus_this"]["n"] == 5
 
     change("evaluate", max_failed=0.9)
-    evaluate.run(Context.create(ctx.paths.root))  # tolerated, still recorded
+    evaluate.run(Context.create(ctx.paths.root, workers=0))  # tolerated, still recorded
     monkeypatch.setattr(centre, "_maps", original)
 
 
@@ -225,7 +224,7 @@ def test_checks_ask_methods_for_new_maps(ctx, change):
 @pytest.mark.parametrize("value", [torch.nan, None])
 def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
     change("evaluate", checks={"methods": ["centre"], "images": 1, "mosaics": 1, "sides": [], "draws": 1, "depths": 1})
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     centre = BASELINES["centre"].factory
     original = centre._maps
 
@@ -245,7 +244,7 @@ def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
 
 def test_bf16_states_its_error(ctx, change):
     change("evaluate", precision="bf16")
-    evaluate.run(Context.create(ctx.paths.root))
+    evaluate.run(Context.create(ctx.paths.root, workers=0))
     precision = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["precision"]
     assert precision["type"] == "bf16" and 0 < precision["max_error"] < 0.05
 
@@ -264,7 +263,7 @@ def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
     from stages import report
 
     change("evaluate", precision="bf16", max_failed=1.0)
-    ctx = Context.create(ctx.paths.root)
+    ctx = Context.create(ctx.paths.root, workers=0)
     centre = BASELINES["centre"].factory
     original = centre._maps
     holes = torch.tensor([torch.nan, 1.0]).repeat(2).view(-1, 1, 1, 1)  # every other image
@@ -282,3 +281,28 @@ def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
         "MAS: curves penalised",
     ):
         assert words in html, words
+
+
+def test_the_learned_baseline_is_trained_and_evaluated(ctx, change, monkeypatch):
+    change("evaluate", methods=["centre", "fastshap"])
+    ctx = Context.create(ctx.paths.root, workers=0)
+    fastshap.run(ctx)
+    assert json.loads((ctx.paths.fastshap / "fastshap.json").read_text())["trained"] is False
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert "fastshap.train: true" in summary["not_applicable"]["fastshap"]
+    assert "fastshap" not in summary["scores"]["predicted"]
+
+    change("fastshap", train=True)
+    ctx = Context.create(ctx.paths.root, workers=0)
+    monkeypatch.setattr(train, "Tracker", Quiet)
+    fastshap.run(ctx)
+    curve = pd.read_csv(ctx.paths.fastshap / "training.csv")
+    assert list(curve["step"]) == [1, 2, 3, 4, 5, 6] and {"loss", "inefficiency"} <= set(curve.columns)
+    assert not list((ctx.paths.state / "training").iterdir())  # its checkpoints
+    assert not ctx.paths.explainer.exists() and not ctx.paths.run.exists()  # AHA's own are not touched
+    evaluate.run(ctx)
+    rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
+    assert len(rows[rows["method"] == "fastshap"]) == 6 * 3
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["not_applicable"] == {} and summary["passes_per_map"]["fastshap"]["forward"] == 2

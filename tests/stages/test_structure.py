@@ -68,7 +68,7 @@ def test_one_module_imports_mlflow_and_one_imports_ray():
     assert users == {"mlflow": {"tracking.py"}, "ray": {"launch.py"}}
 
 
-@pytest.mark.parametrize("stage", ["prepare", "target", "train", "refine", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["prepare", "target", "train", "fastshap", "refine", "evaluate", "report"])
 def test_dvc_dependencies_cover_the_imports_and_exist(stage):
     entry = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
     deps = [dep for dep in entry["deps"] if not dep.startswith("outputs")]

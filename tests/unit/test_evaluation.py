@@ -120,6 +120,50 @@ def test_inputs_never_change(target):
     )
 
 
+@pytest.fixture(scope="module")
+def evaluator(target) -> ChunkEvaluator:
+    """Every measure and localisation of two images."""
+    params = load_params(ROOT / "params.yaml")
+    config = params.evaluate.model_copy(update={"measures": (*BY_REFERENCE, *REFERENCE_FREE), "points": 4})
+    blur = params.perturbation.model_copy(update={"blur_kernel": 15})
+    source = torch.Generator().manual_seed(3)
+    images, masks = torch.rand((2, 3, 32, 32), generator=source), torch.rand((2, 1, 32, 32), generator=source) < 0.3
+    classes = torch.tensor([0, 1])
+    batch = ImageBatch(images, classes, masks, [0, 1], ["a", "b"])
+    return ChunkEvaluator(target, batch, "predicted", classes, config, blur, 8, 0)
+
+
+MAPS = torch.rand((2, 1, 32, 32), generator=torch.Generator().manual_seed(4)).half().float()
+BAD = {
+    "constant": torch.full_like(MAPS, 0.7),
+    "zero": torch.zeros_like(MAPS),
+    "negative": MAPS - 5,
+    "float16": MAPS.half(),
+    "bfloat16": MAPS.bfloat16(),
+    "float64": MAPS.double(),
+    "huge": MAPS * 1e30,
+    "tiny": MAPS * 1e-30,
+    "one pixel": (MAPS.amax(dim=(1, 2, 3), keepdim=True) == MAPS).float(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_odd_maps_get_finite_rows_and_only_their_order_counts(evaluator, kind):
+    def part(maps):
+        return evaluator.score("x", attempt_maps(lambda x, c: maps, evaluator.batch.x, evaluator.scene.classes))
+
+    odd = part(BAD[kind])
+    assert odd.failures == [] and len(odd.rows) == 2 * len(evaluator.config.references)
+    for row in odd.rows + odd.free + odd.localisation:
+        values = {name: value for name, value in row.items() if isinstance(value, float)}
+        assert all(np.isfinite(value) for value in values.values()), values
+    if kind in ("negative", "float16", "float64", "huge", "tiny"):  # the same order: the same curves
+        for name, curve in part(MAPS).curves.items():
+            np.testing.assert_array_equal(odd.curves[name], curve)
+    if kind in ("constant", "zero"):  # ties fall alike, whatever the value
+        np.testing.assert_array_equal(odd.curves["black"], part(torch.ones_like(MAPS)).curves["black"])
+
+
 def table(methods: dict[str, list[float]]) -> pd.DataFrame:
     """Rows of SRG values per image under two references that differ by .2."""
     rows = []

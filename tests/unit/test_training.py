@@ -8,6 +8,7 @@ from aha_core.config import Params, parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
 from aha_core.errors import ConfigError, ResourceError
+from aha_core.fastshap import fastshap_loss
 from aha_core.masked_passes import MaskedPasses
 from aha_core.targets import Target, create_model
 from aha_core.training import LocalRuntime, new_state, train, training_loss
@@ -110,6 +111,43 @@ def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, 
         return training_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
+
+
+def test_fastshap_spends_our_masked_passes_and_trains_every_parameter(params, dataset, target):
+    images, labels = dataset.batch(range(4))
+    batch = Batch(images.float() / 255, labels, range(4))
+    state = new_state(params, target, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # FiLM starts at zero, which hides the row's gradient
+        for weight in state.explainer.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    ours, theirs = MaskedPasses(target, "fp32", 1.0), MaskedPasses(target, "fp32", 1.0)
+    training_loss(state.explainer, ours, batch, params, step=0)
+    loss, row = fastshap_loss(state.explainer, theirs, batch, params, step=0)
+    loss.backward()
+    assert theirs.images == ours.images == 4 * 2 * params.objective.fractions
+    assert row["loss"] == loss.item() and row["inefficiency"] > 0
+    assert [name for name, weight in state.explainer.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad is None for weight in target.parameters())
+
+
+def test_fastshap_losses_of_shards_average_to_the_whole(params, dataset, target):
+    images, labels = dataset.batch(range(4))
+    state = new_state(params, target, torch.device("cpu"))
+
+    def loss(positions):
+        part = slice(positions.start, positions.stop)
+        batch = Batch(images[part].float() / 255, labels[part], positions)
+        return fastshap_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=1)[0].item()
+
+    assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-4)
+
+
+def test_fastshap_learns(params, dataset, target):
+    train_config = params.train.model_copy(update={"steps": 60, "report_every": 10, "batch_size": 8, "lr": 3e-3})
+    long = params.model_copy(update={"train": train_config})
+    curve = train(long, target, dataset, LABELS, LocalRuntime(torch.device("cpu")), loss=fastshap_loss).curve
+    assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]
 
 
 def test_averaged_weights_follow_the_trained_ones(params, dataset, target):

@@ -59,5 +59,12 @@ def images() -> Tensor:
 @pytest.fixture
 def settings() -> BaselineSettings:
     return BaselineSettings(
-        seed=7, ig_steps=4, rise_masks=10, patch_grid=3, mask_steps=4, batch_size=2, reference=torch.zeros_like
+        seed=7,
+        ig_steps=4,
+        rise_masks=10,
+        patch_grid=3,
+        mask_steps=4,
+        batch_size=2,
+        reference=torch.zeros_like,
+        fastshap=None,
     )

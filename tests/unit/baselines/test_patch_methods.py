@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aha_core.baselines import make_baseline
-from aha_core.baselines.surrogates import lime_fit, shapley_fit, shapley_masks
+from aha_core.baselines.surrogates import lime_fit, shapley_fit
 from aha_core.targets import Target
 
 CLASSES = torch.tensor([1, 0])
@@ -87,15 +87,6 @@ def test_kernel_shap_with_the_exact_kernel_is_exact(target, images):
     none, full = (torch.tensor(value(target, images[0], kept, 1), dtype=torch.float64) for kept in ((), range(4)))
     fitted = shapley_fit(z, scores, none, full)
     assert fitted.tolist() == pytest.approx(shapley(target, images[0], 1), abs=1e-5)
-
-
-def test_shapley_masks_come_in_pairs_of_the_kernels_sizes():
-    masks = shapley_masks(6, 4000, torch.Generator().manual_seed(0))
-    assert masks[0::2].equal(~masks[1::2])
-    share = torch.bincount(masks.sum(dim=1), minlength=7).double() / 4000
-    kernel = torch.tensor([0.0, 1 / 5, 1 / 8, 1 / 9, 1 / 8, 1 / 5, 0.0], dtype=torch.float64)
-    assert (share - kernel / kernel.sum()).abs().max() < 0.03
-    assert len(shapley_masks(6, 5, torch.Generator().manual_seed(0))) == 5
 
 
 def test_lime_agrees_with_scikit_learn():

@@ -1,5 +1,6 @@
 """What holds for every registered baseline."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,17 @@ import torch
 from aha_core.baselines import BASELINES, make_baseline
 from aha_core.errors import AttributionError, ConfigError
 
+UNTRAINED = [name for name in BASELINES if name != "fastshap"]  # its network first: test_fastshap
 TRANSFORMER_ONLY = {"rollout", "chefer", "legrad"}
-CLASS_BLIND = {"random", "centre", "sobel", "rollout"}
+FLOORS = {"random", "centre", "sobel"}
+CLASS_BLIND = FLOORS | {"rollout"}
+GRADIENTS = {
+    "saliency", "smoothgrad", "input_x_gradient", "gradient_shap", "integrated_gradients", "grad_cam", "grad_cam_pp",
+    "layer_cam", "chefer", "legrad", "extremal",
+}  # fmt: skip
 PAIRS = [
     (name, architecture)
-    for name in BASELINES
+    for name in UNTRAINED
     for architecture in ("vit", "mobilenet")
     if architecture == "vit" or name not in TRANSFORMER_ONLY
     if (name, architecture) != ("score_cam", "mobilenet")  # 1280 passes per map; test_cams has a small one
@@ -24,7 +31,8 @@ TOLERANCE = {"occlusion": 1e-3, "gradient_shap": 2e-4}
 def state(model: torch.nn.Module) -> list:
     """Everything that a baseline might leave changed."""
     modules = list(model.modules())
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [[len(getattr(m, kind)) for kind in kinds] for m in modules]
     flags = [(m.training, getattr(m, "fused_attn", None)) for m in modules]
     gradients = [(p.requires_grad, p.grad) for p in model.parameters()]
     return [hooks, flags, gradients]
@@ -32,7 +40,10 @@ def state(model: torch.nn.Module) -> list:
 
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_contract(name: str, architecture: str, request, images, settings):
-    target = request.getfixturevalue(architecture)
+    check_contract(name, request.getfixturevalue(architecture), images, settings)
+
+
+def check_contract(name: str, target, images, settings) -> None:
     method = make_baseline(name, target, settings)
     before, weights, original = state(target), [p.clone() for p in target.parameters()], images.clone()
     random_state = torch.get_rng_state()
@@ -53,6 +64,68 @@ def test_contract(name: str, architecture: str, request, images, settings):
     torch.testing.assert_close(wide / scale, maps / scale, atol=tolerance, rtol=0)
 
 
+class FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "where"),
+    [
+        (name, architecture, where)
+        for name, architecture in PAIRS
+        for where in ("block", "classifier", "backward")
+        if name in GRADIENTS or (where != "backward" and name not in FLOORS)
+    ],
+)
+def test_everything_is_restored_after_an_exception(name: str, architecture: str, where: str, request, images, settings):
+    """In the middle of the forward pass, at its end, in the backward pass: there, hooks and flags are set."""
+    target = copy.deepcopy(request.getfixturevalue(architecture))
+    method = make_baseline(name, target, settings)
+    before, random_state = state(target), torch.get_rng_state()
+    module = target.model.blocks[1] if where == "block" else target.model.get_classifier()
+    intact = module.forward
+
+    def broken(x):
+        if where == "backward":
+            return FailsBackward.apply(intact(x))
+        raise RuntimeError("on purpose")
+
+    classes = torch.tensor([0, 1, 2])
+    module.forward = broken
+    with pytest.raises(RuntimeError, match="on purpose"):
+        method.attribute(images, classes)
+    module.forward = intact
+    assert state(target) == before and torch.get_rng_state().equal(random_state)
+    assert torch.is_grad_enabled() and images.grad is None and not images.requires_grad
+    expected = make_baseline(name, request.getfixturevalue(architecture), settings).attribute(images, classes)
+    assert method.attribute(images, classes).equal(expected)
+
+
+def test_the_state_that_is_compared_holds_what_attention_methods_change(vit):
+    """The test above can fail: each of these is seen."""
+    target, module = copy.deepcopy(vit), lambda: target.model.blocks[0].attn
+    before = state(target)
+    assert module().fused_attn, "this timm would not use fused attention; there is nothing to restore"
+    changes = [
+        lambda: setattr(module(), "fused_attn", False),
+        lambda: module().attn_drop.register_forward_pre_hook(lambda *_: None),
+        lambda: module().register_full_backward_hook(lambda *_: None),
+        lambda: target.model.train(),
+        lambda: next(target.parameters()).requires_grad_(True),
+    ]
+    for change in changes:
+        target = copy.deepcopy(vit)
+        assert state(target) == before
+        change()
+        assert state(target) != before
+
+
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_classes(name: str, architecture: str, request, images, settings):
     target = request.getfixturevalue(architecture)
@@ -63,7 +136,7 @@ def test_classes(name: str, architecture: str, request, images, settings):
     assert others.allclose(method.attribute(images)) == (name in CLASS_BLIND)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_works_in_inference_mode(name: str, vit, images, settings):
     with torch.inference_mode():
         assert make_baseline(name, vit, settings).attribute(images.clone()).isfinite().all()

@@ -137,6 +137,22 @@ class TestRandomisation:
         for step in steps:
             assert step.spearman.tolist() == pytest.approx([1, 1]) and step.ssim.tolist() == pytest.approx([1, 1])
 
+    def test_maps_of_mean_zero_are_not_folded(self, net):
+        """Absolute values would find a reversed map equal; a shift of the whole map says nothing."""
+
+        class Scaled:
+            def __init__(self, factor: float, shift: float) -> None:
+                self.factor, self.shift = factor, shift
+
+            def attribute(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+                return self.factor * (x[:, :1] - x[:, :1].mean(dim=(2, 3), keepdim=True)) + self.shift
+
+        for factor, expected in ((-1.0, -1.0), (1.0, 1.0)):
+            made = iter([Scaled(1.0, 0.0), Scaled(factor, 0.3)])
+            (step,) = model_randomisation(lambda _, made=made: next(made), net, self.images, CLASSES, seed=0, depths=1)
+            assert step.spearman.tolist() == pytest.approx([expected] * 2)
+            assert (step.ssim > 0.99).tolist() == [factor > 0] * 2
+
     def test_a_gradient_passes(self, net):
         steps = model_randomisation(Gradient, net, self.images, CLASSES, seed=0, depths=2)
         assert [step.group for step in steps] == ["blocks.1", "embedding"]

@@ -1,0 +1,68 @@
+"""The order in which the parts of an image are removed: by importance, ties at random.
+
+Each image is shuffled with its own seed and then sorted stably, so that ties fall at random and depend neither on the
+batch nor on the device; a constant map gives a random order. Curves, localisation and the hard ranking share this rule
+of the metric contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aha_core.errors import AttributionError
+
+
+def removal_order(
+    maps: Float[Tensor, "B 1 H W"],
+    seeds: Sequence[int],
+    method: str = "attribution",
+    shuffles: Int[Tensor, "B N"] | None = None,
+) -> Int[Tensor, "B N"]:
+    """Flat pixel indices from the most to the least important; N = HW.
+
+    Args:
+        maps: importance at input resolution, any floating type and range.
+        seeds: one per image.
+        method: named in errors.
+        shuffles: `tie_breaks` of these seeds, where many methods share them; drawn where None.
+
+    Raises:
+        AttributionError: wrong shape, or a value that is not finite.
+    """
+    if maps.ndim != 4 or maps.shape[1] != 1 or len(seeds) != maps.shape[0]:
+        raise AttributionError(
+            f"{method}: expected maps of shape ({len(seeds)}, 1, H, W), one for each of {len(seeds)} seeds, "
+            f"got {tuple(maps.shape)}"
+        )
+    values = maps.detach().flatten(1)
+    bad = (~values.isfinite()).sum(dim=1)
+    if bool(bad.any()):
+        image = int(bad.ne(0).nonzero()[0])
+        raise AttributionError(
+            f"{method}: {int(bad[image])} of {values.shape[1]} values of map {image} are NaN or infinite; "
+            "drop the method from evaluate.methods or compute it in float32"
+        )
+    if shuffles is None:
+        shuffles = tie_breaks(seeds, values.shape[1])
+    shuffles = shuffles.to(values.device)
+    order = values.gather(1, shuffles).argsort(dim=1, descending=True, stable=True)
+    return shuffles.gather(1, order)
+
+
+def tie_breaks(seeds: Sequence[int], pixels: int) -> Int[Tensor, "B N"]:
+    """The random order in which each image's equal values fall: one permutation per seed, drawn on the CPU."""
+    return torch.stack([_permutation(pixels, seed) for seed in seeds])
+
+
+def ranks_of(orders: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """The rank of each pixel, 0 = first removed: the inverse permutation."""
+    places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
+    return torch.empty_like(orders).scatter_(1, orders, places)
+
+
+def _permutation(count: int, seed: int) -> Int[Tensor, "N"]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
