@@ -147,7 +147,8 @@ class Target(nn.Module):
         if features.attention is None or features.final is None:
             return None
         readouts = evidence.head_readouts(self.model, rows)
-        return evidence.evidence_channels(features.attention, readouts, features.final.shape[2:])
+        height, width = features.final.shape[2:]
+        return evidence.evidence_channels(features.attention, readouts, (height, width))
 
     @torch.no_grad()
     def probe(self, depths: tuple[float, ...]) -> TargetFeatures:

@@ -37,7 +37,7 @@ class ClassAttention(NamedTuple):
 def reads_class_attention(model: Any) -> bool:
     """Whether the classifier reads class tokens that gather by plain attention, with heads alike in all blocks."""
     blocks = getattr(model, "blocks", ())
-    attention = [getattr(block, "attn", None) for block in blocks]
+    attention: list[Any] = [getattr(block, "attn", None) for block in blocks]
     plain = all(type(one) is Attention and isinstance(one.norm, nn.Identity) and one.gate is None for one in attention)
     return bool(attention) and plain and reading.pools_class_tokens(model) and hasattr(model, "patch_embed")
 

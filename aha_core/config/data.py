@@ -1,0 +1,31 @@
+"""Sections `data`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aha_core.config.section import Count, Fraction, Section
+
+
+class SyntheticConfig(Section):
+    train: Count = Field(description="training images")
+    val: Count = Field(description="validation images (target selection)")
+    test: Count = Field(description="test images (accuracy, evaluation)")
+
+
+class FolderConfig(Section):
+    root: str = Field(description="folder of class folders, or with train/ and val/ below it; $VARIABLES are expanded")
+    val_fraction: Fraction = Field(description="share of each class held out where the root has no val/ folder")
+    max_unreadable: Fraction = Field(description="share of unreadable files above which preparation fails")
+    resize: Literal["squash", "crop"] = Field(
+        description="squash: both sides to image_size; crop: short side to image_size, centre crop"
+    )
+
+
+class DataConfig(Section):
+    source: Literal["synthetic", "folder"] = Field(description="procedural objects with masks, or class folders")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side of the square model input, pixels")
+    synthetic: SyntheticConfig
+    folder: FolderConfig

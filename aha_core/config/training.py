@@ -1,0 +1,91 @@
+"""Sections `ranking`, `objective`, `train`, `fastshap` and `refine`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from aha_core.config.section import Count, Fraction, Positive, Precision, ReferenceName, Section, TrainingRole
+
+
+class RankingConfig(Section):
+    method: Literal["soft_topk", "lapsum", "transport", "gumbel_sinkhorn", "sinkhorn", "softsort", "neuralsort"] = (
+        Field(description="relaxation of the ranking")
+    )
+    standardise: bool = Field(
+        description="scores to mean 0, standard deviation 1 per image before relaxing; the temperature is then the "
+        "width of a mask's edge, the same for every method, else the method's own parameter"
+    )
+    tau_start: Positive = Field(description="temperature at the first step")
+    tau_end: Positive = Field(description="temperature at the last step")
+    iterations: Count = Field(description="Sinkhorn iterations (gumbel_sinkhorn, sinkhorn)")
+    noise: bool = Field(description="Gumbel noise (gumbel_sinkhorn, transport; always off in refinement)")
+    grid_min: Annotated[int, Field(ge=2)] = Field(description="smallest ranking grid side, cells")
+    grid_max: Annotated[int, Field(ge=2)] = Field(description="largest ranking grid side, cells")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RankingConfig:
+        if self.grid_min > self.grid_max:
+            raise ValueError(f"grid_min {self.grid_min} is larger than grid_max {self.grid_max}")
+        return self
+
+
+class ObjectiveConfig(Section):
+    fractions: Annotated[int, Field(ge=1)] = Field(description="masked images per direction, S")
+    sampling: Literal["grid", "stratified"] = Field(
+        description="grid: trapezoid over linspace(0, 1, S), whose ends need no masked pass; stratified: one uniform "
+        "draw in each of S equal strata"
+    )
+    references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(
+        description="reference images; one is drawn for each step"
+    )
+    classes: Annotated[tuple[TrainingRole, ...], Field(min_length=1)] = Field(
+        description="classes that are explained; second = the label if the prediction is wrong, else the runner-up"
+    )
+    classes_per_image: Literal["one", "all"] = Field(description="draw one class per image, or score all of them")
+    smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
+    smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels")
+
+    @model_validator(mode="after")
+    def _inner_points(self) -> ObjectiveConfig:
+        if self.sampling == "grid" and self.fractions < 3:
+            raise ValueError(f"fractions {self.fractions} has no point inside (0, 1); sampling: grid needs 3 or more")
+        return self
+
+
+class TrainConfig(Section):
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="images per step over all workers")
+    augment: Literal["none", "flip", "crop"] = Field(description="none; horizontal flip; random resized crop and flip")
+    lr: Positive = Field(description="peak AdamW learning rate")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW weight decay")
+    warmup: Fraction = Field(description="share of the steps with rising learning rate (from lr/25)")
+    clip: Positive = Field(description="gradient norm bound")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="decay of the averaged weights that are kept; 0 keeps the last weights"
+    )
+    precision: Precision = Field(
+        description="autocast type of the masked passes and the decoder; auto: bf16 where the hardware has it"
+    )
+    report_every: Count = Field(description="steps between points of the training curve")
+    checkpoint_every: Count = Field(description="steps between checkpoints")
+
+
+class FastShapConfig(Section):
+    """The learned baseline: the same network and schedule, trained to say Shapley values."""
+
+    train: bool = Field(description="whether it is trained, which takes as many steps as the explainer")
+    grid: Annotated[int, Field(ge=2)] = Field(description="side of the grid of players, cells")
+
+
+class RefineConfig(Section):
+    steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps on the map, T")
+    lr: Positive = Field(description="Adam learning rate on the standardised map")
+    fractions: Count = Field(description="masked images per direction, reference and step")
+    references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(
+        description="reference images, all used in each step"
+    )
+    grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid, cells")
+    tau: Positive = Field(description="temperature: width of a mask's edge in standard deviations of the map")
+    precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 where the hardware has it")
