@@ -28,8 +28,8 @@ from aha_core.selection import evaluation_indices
 from aha_core.shortcut import Marker, Place, Poisoning
 from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
+from stages.class_choice import class_index
 from stages.context import Context
-from stages.explain import class_index
 from stages.studies.common import (
     Cache,
     HeldOutImages,
@@ -107,7 +107,7 @@ def marked_class(ctx: Context, target: Target, name: str | None) -> int:
     Raises AhaError for an unknown name, DataError for a class without training images.
     """
     present = logit_labels(ctx, target, "train").unique().tolist()
-    marked = present[0] if name is None else class_index(name, target)
+    marked = present[0] if name is None else class_index(name, target, "--class")
     if marked not in present:
         names = ", ".join(target.class_names[one] for one in present[:10])
         raise DataError(f"no training image has class {target.class_names[marked]!r}; --class takes one of {names}")
