@@ -22,7 +22,10 @@ from stages.context import Context
 from stages.outputs import rebuild
 from stages.tracking import Tracker
 
-REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy"]
+REQUIREMENTS = [
+    "torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy", "pandas",
+    "pillow", "matplotlib", "scipy",
+]  # fmt: skip
 
 
 def run(ctx: Context) -> None:

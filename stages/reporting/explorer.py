@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from aha_core.config import ReferenceName
 from aha_core.metrics import removal_order
 from aha_core.perturbation import reference_images
 from aha_core.report import Explorer, ExplorerImage, ExplorerMap
@@ -59,7 +61,7 @@ def rank_levels(scores: Float[np.ndarray, "H W"], seed: int) -> UInt8[np.ndarray
 
 
 def rounded(
-    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    curves: Mapping[ReferenceName, tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
     def plain(values: np.ndarray) -> tuple[float, ...]:
         return tuple(round(float(value), DIGITS) for value in values)
