@@ -141,8 +141,9 @@ def explain(
     target_weights: TargetWeights = None,
     keep: Annotated[float, typer.Option("--keep", min=0.001, max=1, help="Share of the pixels in the cut-out.")] = 0.2,
     scores: Annotated[
-        bool, typer.Option("--scores/--no-scores", help="Deletion and insertion of each map (many more passes).")
-    ] = True,
+        bool | None,
+        typer.Option("--scores/--no-scores", help="Deletion and insertion of each map; default: for up to 16 images."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Also a small map in the terminal.")] = False,
     params: ParamsFile = None,
     device: Device = None,
@@ -278,6 +279,25 @@ def bench_evaluation(
     from stages.bench import bench_context, evaluation
 
     evaluation(bench_context(params, device, threads), out, images, rounds)
+
+
+@bench.command("explain")
+def bench_explain(
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns; default: the test images.", metavar="IMAGE…")
+    ] = None,
+    out: BenchOut = Path("outputs/bench"),
+    count: Annotated[int, typer.Option("--images", min=1, help="At most so many of them.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 3,
+    params: ParamsFile = None,
+    threads: Threads = 1,
+    device: Device = None,
+) -> None:
+    """Throughput of `aha explain` against decoding and the target's plain forward passes; memory."""
+    from stages.bench import bench_context
+    from stages.bench_explain import run as measure_explain
+
+    measure_explain(bench_context(params, device, threads), out, images or [], count, rounds)
 
 
 app.add_typer(study, name="study", rich_help_panel="Research")

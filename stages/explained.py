@@ -26,7 +26,7 @@ PNG: dict[str, Any] = {"compress_level": 1}  # a third of the time of the defaul
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the command."""
+    """The options of the command. scores: None = where there are few images."""
 
     images: list[str]
     out: Path
@@ -37,7 +37,7 @@ class Request:
     target: str | None = None
     weights: Path | None = None
     keep: float = 0.2
-    scores: bool = True
+    scores: bool | None = None
     show: bool = False
 
 

@@ -123,11 +123,12 @@ def check_failures(summary: dict[str, Any], bound: float) -> None:
 
 
 def tracked(scores: dict[str, Any], runtime: pd.DataFrame) -> dict[str, float]:
-    """Metrics for MLflow: mean scores, and per map seconds and peak memory, which belong to this machine."""
+    """Metrics for MLflow: scores with intervals, and per map seconds and peak memory, which belong to this machine."""
     metrics = {
-        f"{score}/{method}": values[score]["mean"]
+        f"{score}{ending}/{method}": values[score][bound]
         for method, values in scores.items()
         for score in ("srg", "deletion", "insertion")
+        for bound, ending in (("mean", ""), ("low", "_low"), ("high", "_high"))
     }
     for row in runtime.to_dict("records"):
         metrics[f"seconds_per_map/{row['method']}"] = row["seconds_per_map"]
