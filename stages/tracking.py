@@ -38,6 +38,7 @@ from stages.paths import Paths
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 EXPERIMENT = "aha"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with runs and charts
 MODEL = "explainer"  # of a run
 REGISTERED = "aha-explainer"  # in the registry
 CONNECT_SECONDS = 5.0
@@ -91,7 +92,7 @@ class Tracker:
         else:
             local = self.uri.startswith("sqlite:")
             location = artifacts.resolve().as_uri() if local else None
-            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location)
+            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=KIND)
         return self.client.create_run(experiment_id, run_name=name).info.run_id
 
     def _last_step(self) -> int:
