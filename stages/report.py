@@ -29,7 +29,7 @@ from stages.outputs import rebuild
 from stages.reporting.explorer import explorer
 from stages.reporting.figures import draw
 from stages.reporting.results import Results, load, notes
-from stages.reporting.studies import read_studies
+from stages.reporting.studies import read_studies, throughput
 from stages.tracking import Tracker
 
 PACKAGES = ("torch", "torchvision", "timm", "captum", "ray", "mlflow", "dvc")
@@ -83,6 +83,7 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
             "Masked passes per training image": str(2 * params.objective.fractions),
             "Refinement": f"{params.refine.steps} steps, {len(params.refine.references)} references, "
             f"{2 * params.refine.fractions * len(params.refine.references)} masked passes each",
+            "Throughput": throughput(ctx) or "not measured; `aha bench explain`, then `aha report`",
             "Seconds and memory per map": "belong to a machine: in the MLflow run, seconds_per_map and peak_mb",
             "Seed": str(params.seed),
         },

@@ -116,6 +116,18 @@ def read_studies(ctx: Context) -> tuple[tuple[ReportStudy, ...], tuple[tuple[str
     return tuple(found), tuple(missing)
 
 
+def throughput(ctx: Context) -> str | None:
+    """What `aha bench explain` measured on this target, None where it was not measured."""
+    file = ctx.paths.outputs / "bench/explain.json"
+    facts = json.loads(file.read_text()) if file.is_file() else None
+    if facts is None or not same_target(ctx, facts):
+        return None
+    return (
+        f"{facts['explain']:.3g} images/s in one pass, pictures written, on {facts['device']} with {facts['threads']} "
+        f"threads; {facts['efficiency']:.0%} of decoding and plain passes of the target alone"
+    )
+
+
 def known_facts(folder: Path, study: Study) -> dict[str, Any] | None:
     """The study's settings, None where its results are not complete."""
     file = folder / ("study.json" if study.id == "relaxation" else f"{study.id}.json")

@@ -15,7 +15,7 @@ from aha_core.targets import Target
 from stages import evaluate, refine, report
 from stages.context import Context
 from stages.reporting.explorer import rank_levels
-from stages.reporting.studies import read_studies
+from stages.reporting.studies import read_studies, throughput
 from tests.stages.test_evaluate import Quiet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -79,6 +79,20 @@ def test_a_study_of_another_target_is_left_out(reported):
     write_study(reported)
     assert not found
     assert ("Does the map follow the weights? (made for another target)", "aha study sanity") in missing
+
+
+def test_throughput_is_shown_where_it_was_measured(reported):
+    assert throughput(reported) is None
+    file = reported.paths.outputs / "bench/explain.json"
+    file.parent.mkdir()
+    measured = {"target": reported.params.target.name, "image_size": 32, "seed": 42, "device": "CPU", "threads": 2}
+    file.write_text(json.dumps(measured | {"explain": 14.93, "efficiency": 0.723}))
+    assert throughput(reported) == (
+        "14.9 images/s in one pass, pictures written, on CPU with 2 threads; 72% of decoding and plain passes of the "
+        "target alone"
+    )
+    file.write_text(json.dumps(measured | {"seed": 1}))
+    assert throughput(reported) is None
 
 
 def test_the_first_images_are_of_different_classes(reported):
