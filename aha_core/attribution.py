@@ -106,8 +106,10 @@ class Explainer:
         Args:
             explainer: one that was trained for this model, or for one of the same architecture, or where `load` finds
                 one.
-            class_names, image_size, mean, std: see `sources.wrap_model`; names and size are the explainer's target's
-                where they fit.
+            class_names: in the order of the logits; the explainer's target's where they fit, else numbers.
+            image_size: side of the input, pixels; what the model was built for where None.
+            mean: of the normalisation that the model expects, by channel; the model's `pretrained_cfg` where None.
+            std: likewise.
 
         Raises:
             TargetError: not a timm model. AttributionError: the explainer does not fit it.

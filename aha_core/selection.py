@@ -30,6 +30,20 @@ def evaluation_indices(count: int, total: int) -> list[int]:
     return [index * total // min(count, total) for index in range(min(count, total))]
 
 
+def taking_turns(indices: list[int], labels: list[int]) -> list[int]:
+    """The same places in an order in which classes take turns: any first few of them show as many classes as can be.
+
+    Args:
+        labels: the class of each place; within a class the order stays.
+    """
+    seen: dict[int, int] = {}
+    turns = []
+    for index, label in zip(indices, labels, strict=True):
+        seen[label] = seen.get(label, -1) + 1
+        turns.append((seen[label], label, index))
+    return [index for _, _, index in sorted(turns)]
+
+
 def class_of_role(probabilities: Float[Tensor, "B Y"], labels: Int[Tensor, "B"], role: ClassRole) -> Int[Tensor, "B"]:
     """The class that a role names, fixed from the unperturbed image."""
     first, second = probabilities.topk(2, dim=1).indices.unbind(dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aha_core.class_names import class_index
 from aha_core.errors import AhaError
 from aha_core.targets import Target
 
@@ -47,19 +47,3 @@ class ClassChoice:
         if self.against is not None:
             allowed[:, self.against] = -1
         return allowed.topk(self.top, dim=1).indices.T
-
-
-def class_index(name: str, target: Target, flag: str) -> int:
-    """A class by index or by name (case and spaces do not matter).
-
-    Raises AhaError with near names for an unknown one.
-    """
-    if name.isdigit() and int(name) < target.num_classes:
-        return int(name)
-    folded = {label.casefold().replace("_", " "): index for index, label in enumerate(target.class_names)}
-    wanted = name.casefold().replace("_", " ")
-    if wanted in folded:
-        return folded[wanted]
-    near = difflib.get_close_matches(wanted, folded, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"expected a class name or 0..{target.num_classes - 1}"
-    raise AhaError(f"{flag} {name!r} is not a class of {target.name}; {hint}")

@@ -39,7 +39,7 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
 ExplainerSource = Annotated[
-    str | None, typer.Option("--explainer", help="Folder of an explainer, or its name in $AHA_EXPLAINERS.")
+    str | None, typer.Option("--explainer", help="Folder, name in $AHA_EXPLAINERS, or models:/aha-explainer@champion.")
 ]
 TargetSource = Annotated[str | None, typer.Option("--target", help="Folder of a target, or timm name.")]
 TargetWeights = Annotated[Path | None, typer.Option("--target-weights", help="Safetensors file for that architecture.")]
@@ -111,6 +111,21 @@ def ui(port: Annotated[int, typer.Option(help="Port on localhost.")] = 5000, tra
     raise typer.Exit(subprocess.call(ui_command(uri, port)))
 
 
+@app.command(rich_help_panel="Pipeline")
+def promote(
+    run: Annotated[str | None, typer.Argument(help="MLflow run; default: the pipeline's (outputs/run.json).")] = None,
+    alias: Annotated[str, typer.Option("--alias", help="Name that then stands for this model.")] = "champion",
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Register a run's model: models:/aha-explainer@ALIAS for `aha explain --explainer` and `mlflow models serve`."""
+    from stages.context import default_tracking_uri
+    from stages.paths import Paths
+    from stages.promote import run as promote_run
+
+    paths = Paths(Path.cwd())
+    typer.echo(promote_run(paths, default_tracking_uri(paths, tracking_uri), run, alias))
+
+
 @app.command(rich_help_panel="Use")
 def explain(
     images: Annotated[list[str], typer.Argument(help="Files, folders, patterns; - reads a list.", metavar="IMAGE…")],
@@ -127,18 +142,20 @@ def explain(
     target_weights: TargetWeights = None,
     keep: Annotated[float, typer.Option("--keep", min=0.001, max=1, help="Share of the pixels in the cut-out.")] = 0.2,
     scores: Annotated[
-        bool, typer.Option("--scores/--no-scores", help="Deletion and insertion of each map (many more passes).")
-    ] = True,
+        bool | None,
+        typer.Option("--scores/--no-scores", help="Deletion and insertion of each map; default: for up to 16 images."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Also a small map in the terminal.")] = False,
     params: ParamsFile = None,
     device: Device = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Explain images with the trained explainer."""
     from stages.context import Context
     from stages.explain import run as explain_images
     from stages.explained import Request
 
-    ctx = Context.create(Path.cwd(), params, device=device)
+    ctx = Context.create(Path.cwd(), params, device=device, tracking_uri=tracking_uri)
     request = Request(
         images, out, class_, against, steps, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
@@ -263,6 +280,25 @@ def bench_evaluation(
     from stages.bench import bench_context, evaluation
 
     evaluation(bench_context(params, device, threads), out, images, rounds)
+
+
+@bench.command("explain")
+def bench_explain(
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns; default: the test images.", metavar="IMAGE…")
+    ] = None,
+    out: BenchOut = Path("outputs/bench"),
+    count: Annotated[int, typer.Option("--images", min=1, help="At most so many of them.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 3,
+    params: ParamsFile = None,
+    threads: Threads = 1,
+    device: Device = None,
+) -> None:
+    """Throughput of `aha explain` against decoding and the target's plain forward passes; memory."""
+    from stages.bench import bench_context
+    from stages.bench_explain import run as measure_explain
+
+    measure_explain(bench_context(params, device, threads), out, images or [], count, rounds)
 
 
 app.add_typer(study, name="study", rich_help_panel="Research")

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from aha_core.references import evaluation_reference
 from stages.class_choice import ClassChoice
 from stages.context import Context
 from stages.explained import Explained, Photo, Request, endings, read_photo, write
-from stages.image_files import find_images, output_names, read_ahead
+from stages.image_files import Found, find_images, output_names, read_ahead
 from stages.own import load_explainer
 
+SCORED = 16  # images whose maps are scored where nothing is said
+WRITERS = 2  # threads
 BATCH = 16  # images, at most: more are not faster on CPUs, and each waits with its picture in memory
 DIGITS = 6
 
@@ -43,13 +46,17 @@ def run(ctx: Context, request: Request) -> int:
     ctx.use_all_cores()
     explainer = load_explainer(ctx, request.explainer, request.target, request.weights)
     choice = ClassChoice.parse(request.class_, request.against, explainer.target)
-    found = find_images(request.images, sys.stdin, request.out)
+    return explain_files(ctx, explainer, choice, request, find_images(request.images, sys.stdin, request.out))
+
+
+def explain_files(ctx: Context, explainer: Explainer, choice: ClassChoice, request: Request, found: Found) -> int:
+    """Explain the files and write what is in the request; returns the number of unusable files."""
+    request = replace(request, scores=with_scores(ctx, request.scores, len(found.files)))
     names = output_names(found.files, request.out, endings(choice.top))
     results = Results(ctx, request, explainer.target.name, dict(zip(found.files, names, strict=True)), list(found.bad))
-    size = min(BATCH, ctx.params.resources.batch_size)
-    with ThreadPoolExecutor(2) as pool, ctx.bar() as bar:
+    with ThreadPoolExecutor(WRITERS) as pool, ctx.bar() as bar:
         task = bar.add_task("explain", total=len(found.files))
-        for batch, failed in batches(found.files, explainer.target.image_size, size, ctx.cores):
+        for batch, failed in batches(found.files, explainer.target.image_size, batch_size(ctx), ctx.cores):
             explained = explain_batch(ctx, explainer, choice, request, [photo for _, photo in batch])
             results.collect()  # of the batch before: its pictures were written meanwhile
             results.bad += failed
@@ -57,6 +64,17 @@ def run(ctx: Context, request: Request) -> int:
             bar.advance(task, len(batch) + len(failed))
         results.collect()
     return results.close(request.class_ or "predicted")
+
+
+def batch_size(ctx: Context) -> int:
+    return min(BATCH, ctx.params.resources.batch_size)
+
+
+def with_scores(ctx: Context, wanted: bool | None, images: int) -> bool:
+    """Scores of a map cost many more passes than the map: for many images only where they were asked for."""
+    if wanted is None and images > SCORED:
+        ctx.say(f"no deletion and insertion scores for more than {SCORED} images; --scores adds them")
+    return images <= SCORED if wanted is None else wanted
 
 
 class Results:

@@ -21,12 +21,12 @@ from aha_core.figures.single import pictures, shown_size
 from aha_core.files import atomic_json, atomic_path
 
 JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}  # a sixth of the time and size of PNG for photographs
-PNG: dict[str, Any] = {"compress_level": 1}  # a third of the time of the default for a tenth more bytes
+PNG: dict[str, Any] = {"compress_level": 1, "compress_type": 3}  # run lengths: half the time of the default strategy
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the command."""
+    """The options of the command. scores: None = where there are few images."""
 
     images: list[str]
     out: Path
@@ -37,7 +37,7 @@ class Request:
     target: str | None = None
     weights: Path | None = None
     keep: float = 0.2
-    scores: bool = True
+    scores: bool | None = None
     show: bool = False
 
 

@@ -9,15 +9,16 @@ import torch
 from aha_core.config import ClassRole
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
-from aha_core.selection import ImageBatch, class_of_role, evaluation_indices
+from aha_core.selection import ImageBatch, class_of_role, evaluation_indices, taking_turns
 from aha_core.targets import Target
 from stages.context import Context
 
 
 def evaluated(ctx: Context, split: str) -> tuple[PreparedImages, list[int]]:
-    """The split and the places of `evaluate.images` images spread evenly over it."""
+    """The split and the places of `evaluate.images` images spread evenly over it, in which classes take turns."""
     dataset = PreparedImages(ctx.paths.data, split)
-    return dataset, evaluation_indices(ctx.params.evaluate.images, len(dataset))
+    indices = evaluation_indices(ctx.params.evaluate.images, len(dataset))
+    return dataset, taking_turns(indices, [dataset.label(index) for index in indices])
 
 
 def load(dataset: PreparedImages, indices: list[int], labels: list[int], device: str) -> ImageBatch:

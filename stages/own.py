@@ -18,6 +18,7 @@ from aha_core.targets import Target
 from stages.context import Context
 
 IMAGENET_CLASSES = 1000
+FROM_MLFLOW = ("models:/", "runs:/")
 SECTION = "--target"  # in messages about names
 
 
@@ -25,14 +26,20 @@ def load_explainer(ctx: Context, explainer: str | None, target: str | None, weig
     """An explainer on the context's device.
 
     Args:
-        explainer: folder or name; the pipeline's where None.
+        explainer: folder, name, or a model of MLflow (models:/NAME@ALIAS, runs:/ID/explainer); the pipeline's where
+            None.
         target: folder of a target or timm name; what lies beside the explainer where None, else the pipeline's.
         weights: safetensors file for that architecture; for the pipeline's where no target is named.
 
     Raises:
         TargetError, AttributionError: files are missing or do not fit together.
+        TrackingError: the model is not in the registry.
     """
     source = explainer or str(ctx.paths.explainer)
+    if source.startswith(FROM_MLFLOW):
+        from stages.tracking import fetch_model  # MLflow takes seconds to import
+
+        source = str(fetch_model(ctx.tracking_uri, source))
     folder, beside = locate(source)
     if target is None and weights is None:
         chosen: Target | Path = beside or ctx.paths.target

@@ -2,71 +2,38 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import platform
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
-from aha_core import figures
-from aha_core.data.dataset import PreparedImages
-from aha_core.data.labels import display_names
+from aha_core.figures import method_label
 from aha_core.files import atomic_path, atomic_text
+from aha_core.metrics import bootstrap_ci
 from aha_core.report import (
     Difference,
     Estimate,
     ReferenceRow,
     ReportContent,
     ReportFigure,
-    ReportTable,
     ScoreRow,
     render_report,
 )
 from aha_core.report.contract import contract_lines
-from aha_core.report.tables import markdown, summary_tables
-from aha_core.summary import OURS, headline, per_image, ranks_of_summary, refinement_steps
+from aha_core.report.tables import markdown
+from aha_core.summary import OURS, headline
 from stages.context import Context
 from stages.outputs import rebuild
+from stages.reporting.explorer import explorer
+from stages.reporting.figures import draw
+from stages.reporting.results import Results, load, notes
+from stages.reporting.studies import read_studies, throughput
 from stages.tracking import Tracker
 
-HERO_IMAGES = 8
-HERO_METHODS = ("chefer", "rise", "grad_cam", "integrated_gradients")
 PACKAGES = ("torch", "torchvision", "timm", "captum", "ray", "mlflow", "dvc")
-
-
-@dataclass(frozen=True)
-class Results:
-    """What evaluation stored, for the first class role."""
-
-    role: str
-    scores: dict[str, Any]
-    localisation: dict[str, Any]
-    ranks: dict[str, Any]
-    notes: tuple[str, ...]
-    tables: tuple[ReportTable, ...]
-    rows: pd.DataFrame
-    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    gallery: dict[str, np.ndarray]
-    images: list[np.ndarray]
-    titles: list[str]
-    names: list[str]
-
-    @property
-    def shown(self) -> list[str]:
-        """AHA in one pass and refined, then the baselines from best to worst."""
-        return in_order(self.scores)
-
-
-def in_order(scores: dict[str, Any]) -> list[str]:
-    ours = list(dict.fromkeys(headline(scores)))
-    others = [name for name in scores if not name.startswith(OURS)]
-    return ours + sorted(others, key=lambda name: -scores[name]["srg"]["mean"])
+REMOVED = 0.2  # share of the pixels in the verdict: the fraction of the curves that is nearest
 
 
 def run(ctx: Context) -> None:
@@ -79,119 +46,10 @@ def run(ctx: Context) -> None:
             with atomic_path(out / f"{picture.id}.png") as temporary:
                 temporary.write_bytes(picture.png)
         render_report(content, out / "index.html")
-        atomic_text(out / "tables.md", markdown(results.tables, results.notes))
+        atomic_text(out / "tables.md", markdown(content.tables, content.warnings))
     tracker.log_files(sorted(ctx.paths.report.iterdir()), "report")
     tracker.finish()
     ctx.say(f"report: {ctx.paths.report.relative_to(ctx.paths.root)}/index.html")
-
-
-def load(ctx: Context) -> Results:
-    paths, config = ctx.paths, ctx.params.evaluate
-    role = config.classes[0]
-    summary = json.loads((paths.metrics / "evaluation.json").read_text())
-    rows = pd.read_parquet(paths.evaluation / "scores.parquet")
-    stored = np.load(paths.evaluation / "curves.npz")
-    gallery = np.load(paths.evaluation / "gallery.npz")
-    curves = {}
-    for method in summary["scores"][role]:
-        stacked = np.mean([stored[f"{method}/{role}/{name}"] for name in config.references], axis=0)
-        curves[method] = (stored["fractions"], stacked[0], stacked[1])
-    dataset = PreparedImages(paths.data, "test")
-    names = json.loads((paths.target / "target.json").read_text())["class_names"]
-    first = rows[rows["role"] == role].drop_duplicates("index").head(ctx.params.report.gallery)
-    return Results(
-        role=role,
-        scores=summary["scores"][role],
-        localisation=summary.get("localisation", {}),
-        ranks=summary["ranks"],
-        notes=notes(summary),
-        tables=summary_tables(summary, role, in_order(summary["scores"][role])),
-        rows=rows,
-        curves=curves,
-        gallery={method: gallery[f"{role}/{method}"].astype(np.float32) for method in summary["scores"][role]},
-        images=[dataset.image(int(index)).permute(1, 2, 0).numpy() for index in first["index"]],
-        titles=[f"{display_names([names[row['class']]])[0]} {row['probability']:.2f}" for _, row in first.iterrows()],
-        names=[display_names([names[int(one)]])[0] for one in first["class"]],
-    )
-
-
-def draw(ctx: Context, results: Results) -> list[ReportFigure]:
-    """All figures; `hero` is the README's."""
-    paths, shown = ctx.paths, results.shown
-    srg = {method: results.scores[method]["srg"]["mean"] for method in results.scores}
-    baselines = {method: srg[method] for method in shown if not method.startswith(OURS)}
-    count = len(results.images)
-    # spread the hero's images over the gallery, which is spread over the classes
-    places = [place * count // min(HERO_IMAGES, count) for place in range(min(HERO_IMAGES, count))]
-    hero = [method for method in (*headline(results.scores), *HERO_METHODS) if method in results.scores]
-    steps = refinement_steps(results.scores)
-    strip = range(min(ctx.params.report.strip, count))
-    step_scores = per_image(results.rows, results.role)["srg"]
-    indices = results.rows.drop_duplicates("index")["index"].tolist()
-    drawn: dict[str, Callable[[], Figure]] = {
-        "hero": lambda: figures.hero_figure(
-            [results.images[place] for place in places],
-            {method: [results.gallery[method][place] for place in places] for method in dict.fromkeys(hero)},
-            [results.names[place] for place in places],
-            srg,
-        ),
-        "curves": lambda: figures.curves_figure({method: results.curves[method] for method in shown}),
-        "gallery": lambda: figures.gallery_figure(
-            results.images, {method: list(results.gallery[method][:count]) for method in shown}, results.titles
-        ),
-        "refinement": lambda: figures.strip_figure(
-            [results.images[place] for place in strip],
-            [[results.gallery[f"{OURS}{step}"][place] for step in steps] for place in strip],
-            [[float(step_scores[f"{OURS}{step}", indices[place]]) for step in steps] for place in strip],
-        ),
-        "srg-by-step": lambda: figures.srg_by_step_figure(read_csv(paths.plots / "refinement.csv"), baselines),
-        "ranks": lambda: rank_figure(results.ranks),
-        "training": lambda: figures.training_curve_figure(read_csv(paths.plots / "training.csv")),
-    }
-    texts = {
-        "hero": ("Maps at a glance", "The same images, each method's map. Brighter = removed first."),
-        "curves": ("Deletion and insertion", "Mean over images and reference images with 95 % bands."),
-        "gallery": ("Gallery", "Every method on the same images; the explained class and its probability below."),
-        "refinement": ("Refinement", "The map after each gradient step, with the image's SRG."),
-        "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines."),
-        "ranks": (
-            "Mean ranks",
-            "SRG ranks averaged over images, best at the left; a bar joins methods that paired Wilcoxon tests, "
-            "Holm-corrected over all pairs, do not separate.",
-        ),
-        "training": ("Training curve", "Means between reports; thick line: running mean."),
-    }
-    return [
-        ReportFigure(name, *texts[name], figures.to_png(drawn[name]()))
-        for name in ctx.progress(drawn, len(drawn), "figures")
-    ]
-
-
-def rank_figure(ranks: dict[str, Any]) -> Figure:
-    names, difference = ranks_of_summary(ranks)
-    return figures.critical_difference_figure(names, difference.mean_ranks, difference.groups)
-
-
-def notes(summary: dict[str, Any]) -> tuple[str, ...]:
-    """What a reader of the table must know: methods left out, failed images, precision."""
-    label = figures.method_label
-    lines = [f"{label(name)} is not applicable: it {reason}." for name, reason in summary["not_applicable"].items()]
-    lines += [
-        f"{label(name)} gave no usable map for {one['failed']} of {one['of']} images; its row averages the others."
-        for name, one in summary.get("failures", {}).items()
-    ]
-    if "precision" in summary:
-        lines.append(
-            "Scored in {type}; probabilities differ from float32 by at most {max_error:g}.".format(
-                **summary["precision"]
-            )
-        )
-    return tuple(lines)
-
-
-def read_csv(file: Path) -> list[dict[str, float]]:
-    with file.open() as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
 def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> ReportContent:
@@ -199,6 +57,7 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
     target = json.loads((ctx.paths.target / "target.json").read_text())
     accuracy, summary = target["accuracy"], target["summary"]
     images = results.rows["index"].nunique()
+    studies, missing = read_studies(ctx)
     return ReportContent(
         title=f"What {target['name']} looks at",
         subtitle=f"AHA on {images} test images, {params.data.source} data at {params.data.image_size} px",
@@ -210,7 +69,11 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
             )
             for name in params.evaluate.references
         },
-        figures=tuple(pictures),
+        opening=pictures[0],
+        explorer=explorer(results),
+        figures=tuple(pictures[1:]),
+        studies=studies,
+        missing=missing,
         contract=contract_lines(params.evaluate, params.perturbation),
         facts={
             "Target": f"{target['name']}, {summary['parameters']:,} parameters, {summary['classes']} classes",
@@ -220,14 +83,15 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
             "Masked passes per training image": str(2 * params.objective.fractions),
             "Refinement": f"{params.refine.steps} steps, {len(params.refine.references)} references, "
             f"{2 * params.refine.fractions * len(params.refine.references)} masked passes each",
+            "Throughput": throughput(ctx) or "not measured; `aha bench explain`, then `aha report`",
+            "Seconds and memory per map": "belong to a machine: in the MLflow run, seconds_per_map and peak_mb",
             "Seed": str(params.seed),
         },
-        reproduce=("git checkout <this commit>", "dvc repro"),
-        versions={package: version(package) for package in PACKAGES},
-        warnings=results.notes,
+        reproduce=("git checkout <this commit>", "pip install -e . -c constraints.txt", "dvc repro"),
+        versions={"Python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        warnings=notes(results.summary),
         tables=results.tables,
-        score_note="Intervals are 95 % bootstrap intervals over images; differences are AHA in one pass minus the "
-        "method, paired by image, p values Holm-corrected.",
+        score_note="Here AHA in the differences is the one pass.",
     )
 
 
@@ -251,28 +115,63 @@ def estimate(interval: dict[str, float]) -> Estimate:
 
 def verdict(results: Results) -> tuple[str, ...]:
     """The answer first, in sentences with numbers and intervals."""
+    return (focus(results), *standing(results), *place(results))
+
+
+def focus(results: Results) -> str:
+    """How little of an image the class hangs on: the probability without the pixels that AHA ranks highest."""
     first, last = headline(results.scores)
-    best = next((method for method in results.shown if not method.startswith(OURS)), None)
-    one, refined = results.scores[first]["srg"], results.scores[last]["srg"]
+    fractions, _, _ = results.mean_curves(last)
+    at = int(np.abs(fractions - REMOVED).argmin())
+    whole = results.mean_curves(last)[1][:, 0].mean()
+    without = {
+        name: bootstrap_ci(results.mean_curves(name)[1][:, at], 2000, 0)
+        for name in (last, "random")
+        if name in results.scores
+    }
+    text = (
+        f"Without the {fractions[at]:.0%} of the pixels that AHA ranks highest, the class's probability falls from "
+        f"{whole:.2f} to {bounds(asdict(without[last]), 2)}"
+    )
+    if "random" in without:
+        text += f"; without as many random ones, to {bounds(asdict(without['random']), 2)}"
+    return text + "."
+
+
+def standing(results: Results) -> list[str]:
+    """AHA's score, and its distance from the best baseline."""
+    first, last = headline(results.scores)
     lines = [
-        f"One pass of AHA reaches an SRG (insertion − deletion AUC) of {one['mean']:.3f} "
-        f"[{one['low']:.3f}, {one['high']:.3f}]; refinement to T = {last.removeprefix(OURS)} reaches "
-        f"{refined['mean']:.3f} [{refined['low']:.3f}, {refined['high']:.3f}]."
+        f"SRG (insertion − deletion AUC): {bounds(results.scores[first]['srg'])} in one pass, "
+        f"{bounds(results.scores[last]['srg'])} after {last.removeprefix(OURS)} refinement steps."
     ]
-    if best:
-        for ours, words in ((first, "in one pass"), (last, "after refinement")):
-            gap = results.scores[best][f"{ours}_minus_this"]
-            sure = gap["low"] > 0 or gap["high"] < 0
-            side = "above" if gap["mean"] > 0 else "below"
-            lines.append(
-                f"{words.capitalize()}, AHA is {abs(gap['mean']):.3f} {side} the best baseline, "
-                f"{figures.method_label(best)} ([{gap['low']:.3f}, {gap['high']:.3f}] paired by image"
-                f"{')' if sure else '; not distinguishable from zero)'}."
-            )
-    if results.localisation:
-        own = results.localisation[first]
+    best = results.best_baseline
+    if best is None:
+        return lines
+    for ours, words in ((first, "in one pass"), (last, "after refinement")):
+        gap = results.scores[best][f"{ours}_minus_this"]
+        sure = gap["low"] > 0 or gap["high"] < 0
+        side = "above" if gap["mean"] > 0 else "below"
         lines.append(
-            f"{own['energy']['mean']:.0%} of the one-pass map's positive mass lies on the labelled object, which "
-            f"covers {own['area']['mean']:.0%} of the image."
+            f"{words.capitalize()}, AHA is {abs(gap['mean']):.3f} {side} the best baseline, {method_label(best)} "
+            f"({bounds(gap)}, paired by image"
+            f"{')' if sure else '; not distinguishable from zero)'}."
         )
-    return tuple(lines)
+    return lines
+
+
+def place(results: Results) -> list[str]:
+    """Where the map lies, for data with masks."""
+    own = results.localisation.get(headline(results.scores)[0])
+    if not own:
+        return []
+    return [
+        f"{own['energy']['mean']:.0%} [{own['energy']['low']:.0%}, {own['energy']['high']:.0%}] of the one-pass map's "
+        f"positive mass lies on the labelled object, which covers {own['area']['mean']:.0%} of the image."
+    ]
+
+
+def bounds(interval: dict[str, float], digits: int = 3) -> str:
+    """mean [low, high]."""
+    mean, low, high = (f"{interval[name]:.{digits}f}".replace("-", "−") for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -16,6 +16,7 @@ from aha_core.slices import slice_scores, with_facts
 from aha_core.summary import (
     OURS,
     REFERENCE_FREE,
+    headline,
     refinement_curve,
     srg_table,
     summarise,
@@ -72,6 +73,7 @@ def write(
         if sliced:
             atomic_text(out / "slices.csv", pd.concat(sliced).to_csv(index=False, lineterminator="\n"))
     atomic_json(paths.metrics / "evaluation.json", summary)
+    atomic_json(paths.metrics / "scores.json", headline_scores(summary["scores"][role]))
     atomic_text(paths.plots / "curves.csv", scores.mean_curves().to_csv(index=False, lineterminator="\n"))
     steps = refinement_curve(rows, config.bootstrap, seed)
     atomic_text(paths.plots / "refinement.csv", steps.to_csv(index=False, lineterminator="\n"))
@@ -89,6 +91,19 @@ def write(
     for method, entry in summary.get("failures", {}).items():
         ctx.say(f"{method} failed on {entry['failed']} of {entry['of']} images: {entry['example']}")
     return summary
+
+
+def headline_scores(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The few numbers that `dvc metrics diff` and `dvc exp show` compare: AHA's first and last step, best baseline."""
+    first, last = headline(scores)
+    others = [name for name in scores if not name.startswith(OURS)]
+    shown = {"one_pass": first, "refined": last}
+    if others:
+        shown["best_baseline"] = max(others, key=lambda name: scores[name]["srg"]["mean"])
+    return {
+        label: {score: scores[name][score]["mean"] for score in ("srg", "deletion", "insertion")}
+        for label, name in shown.items()
+    }
 
 
 def compose(ctx: Context, scores: Scores, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
@@ -123,11 +138,12 @@ def check_failures(summary: dict[str, Any], bound: float) -> None:
 
 
 def tracked(scores: dict[str, Any], runtime: pd.DataFrame) -> dict[str, float]:
-    """Metrics for MLflow: mean scores, and per map seconds and peak memory, which belong to this machine."""
+    """Metrics for MLflow: scores with intervals, and per map seconds and peak memory, which belong to this machine."""
     metrics = {
-        f"{score}/{method}": values[score]["mean"]
+        f"{score}/{method}{ending}": values[score][bound]
         for method, values in scores.items()
         for score in ("srg", "deletion", "insertion")
+        for bound, ending in (("mean", ""), ("low", ".low"), ("high", ".high"))
     }
     for row in runtime.to_dict("records"):
         metrics[f"seconds_per_map/{row['method']}"] = row["seconds_per_map"]

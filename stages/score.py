@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from aha_core.class_names import class_index
 from aha_core.config import ClassRole
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
@@ -30,7 +31,6 @@ from aha_core.summary import (
     summarise_columns,
 )
 from aha_core.targets import Target
-from stages.class_choice import class_index
 from stages.context import Context
 from stages.images import load
 from stages.outputs import rebuild

@@ -7,6 +7,8 @@ warning, because hours of training are worth more than a point of a curve.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import logging
 import os
@@ -23,17 +25,22 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
-import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
+from PIL import Image
 
 from aha_core.errors import TrackingError
 from stages.paths import Paths
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 EXPERIMENT = "aha"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with runs and charts
+MODEL = "explainer"  # of a run
+REGISTERED = "aha-explainer"  # in the registry
 CONNECT_SECONDS = 5.0
 
 
@@ -85,7 +92,7 @@ class Tracker:
         else:
             local = self.uri.startswith("sqlite:")
             location = artifacts.resolve().as_uri() if local else None
-            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location)
+            experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=KIND)
         return self.client.create_run(experiment_id, run_name=name).info.run_id
 
     def _last_step(self) -> int:
@@ -125,16 +132,16 @@ class Tracker:
                 self.client.log_artifact(self.run_id, str(file), folder)
 
     def log_model(self, explainer: Path, target: Path, image_size: int, requirements: list[str]) -> None:
-        """The explainer with its target as an MLflow pyfunc: images [B 3 H W] in [0, 1] to maps [B 1 H W]."""
+        """The explainer with its target as an MLflow pyfunc; requests and answers: `aha_core.pyfunc`."""
         import shutil
         import tempfile
 
         package = Path(__file__).resolve().parents[1] / "aha_core"
-        shape_in, shape_out = (-1, 3, image_size, image_size), (-1, 1, image_size, image_size)
         signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), shape_in, name=None)]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), shape_out, name=None)]),
+            inputs=Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "class", required=False)]),
+            params=ParamSchema([ParamSpec("steps", DataType.integer, 0)]),
         )
+        example = pd.DataFrame({"image": [_grey_image(image_size)] * 2, "class": ["", "0"]})
         with self._tolerant("model"), tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "aha"
             shutil.copytree(explainer, data / "explainer")
@@ -142,9 +149,9 @@ class Tracker:
             mlflow.set_tracking_uri(self.uri)
             with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
                 mlflow.pyfunc.log_model(
-                    name="explainer", loader_module="aha_core.pyfunc", data_path=str(data), code_paths=[str(package)],
+                    name=MODEL, loader_module="aha_core.pyfunc", data_path=str(data), code_paths=[str(package)],
                     signature=signature, pip_requirements=requirements,
-                    input_example=np.zeros((2, 3, image_size, image_size), np.float32),
+                    input_example=example,
                 )  # fmt: skip
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -181,10 +188,10 @@ def _check_reachable(uri: str) -> None:
 
 
 def _unreachable(uri: str, error: Exception) -> str:
-    shown = urlparse(uri)._replace(netloc=urlparse(uri).netloc.rpartition("@")[2]).geturl()
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     return (
-        f"the MLflow store {shown} cannot be used ({type(error).__name__}: {str(error).splitlines()[0][:200]}); start "
-        "the server, or unset MLFLOW_TRACKING_URI to use the local database, or pass --tracking-uri"
+        f"the MLflow store {_shown(uri)} cannot be used ({reason}); start the server, or "
+        "unset MLFLOW_TRACKING_URI to use the local database, or pass --tracking-uri"
     )
 
 
@@ -204,8 +211,66 @@ def ui_command(uri: str, port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
 
 
-def load_model(uri: str, model: str) -> Callable[[np.ndarray], np.ndarray]:
+def load_model(uri: str, model: str) -> Callable[..., list[dict[str, Any]]]:
     """`predict` of a logged model, e.g. model = "runs:/<id>/explainer"."""
     mlflow.set_tracking_uri(uri)
-    predict: Callable[[np.ndarray], np.ndarray] = mlflow.pyfunc.load_model(model).predict
+    predict: Callable[..., list[dict[str, Any]]] = mlflow.pyfunc.load_model(model).predict
     return predict
+
+
+def promote(uri: str, run_id: str, alias: str) -> int:
+    """Register the run's model under `REGISTERED`, once, and point the alias to it; returns the version.
+
+    Raises TrackingError for a run that is not there or has no model, and for an alias that MLflow refuses.
+    """
+    _check_reachable(uri)
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise TrackingError(f"no run {run_id} in {_shown(uri)}; `aha ui` shows the runs") from error
+    known = client.search_model_versions(f"name='{REGISTERED}' and run_id='{run_id}'")
+    try:
+        version = int(known[0].version if known else _register(run_id).version)
+        client.set_registered_model_alias(REGISTERED, alias, str(version))
+    except MlflowException as error:
+        raise TrackingError(f"run {run_id} cannot become {REGISTERED}@{alias}: {error.message}") from error
+    return version
+
+
+def _register(run_id: str) -> Any:
+    logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)
+    return mlflow.register_model(f"runs:/{run_id}/{MODEL}", REGISTERED)
+
+
+def fetch_model(uri: str, model: str) -> Path:
+    """The folder with explainer/ and target/ of a logged or registered model: models:/NAME@ALIAS, runs:/ID/explainer.
+
+    Raises TrackingError for a model that is not there, or that is none of ours.
+    """
+    _check_reachable(uri)
+    mlflow.set_tracking_uri(uri)
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise TrackingError(
+            f"no model {model} in {_shown(uri)} ({reason}); `aha promote --alias champion` registers the pipeline's"
+        ) from error
+    found = next(folder.glob("data/*/explainer/explainer.json"), None)
+    if found is None:
+        raise TrackingError(f"{model} is no explainer of AHA: it has no explainer.json")
+    return found.parent.parent
+
+
+def _grey_image(side: int) -> str:
+    """Base64 text of a PNG, the example of a request."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), "grey").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _shown(uri: str) -> str:
+    """Without user and password."""
+    return urlparse(uri)._replace(netloc=urlparse(uri).netloc.rpartition("@")[2]).geturl()

@@ -23,7 +23,10 @@ from stages.outputs import rebuild
 from stages.tracking import Tracker
 from stages.training_job import Job, Recipe, fit, job_name
 
-REQUIREMENTS = ["torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy"]
+REQUIREMENTS = [
+    "torch", "torchvision", "timm", "safetensors", "pydantic", "pyyaml", "jaxtyping", "einops", "numpy", "pandas",
+    "pillow", "matplotlib", "scipy",
+]  # fmt: skip
 
 
 AHA = Recipe("aha", training_loss)

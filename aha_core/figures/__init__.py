@@ -2,9 +2,15 @@
 
 from aha_core.figures.benchmarks import quality_figure, ranking_figure
 from aha_core.figures.critical_difference import critical_difference_figure
-from aha_core.figures.lines import curves_figure, srg_by_step_figure, training_curve_figure
+from aha_core.figures.lines import (
+    cost_figure,
+    curves_by_reference_figure,
+    curves_figure,
+    srg_by_step_figure,
+    training_curve_figure,
+)
 from aha_core.figures.overlay import diverging, overlay
-from aha_core.figures.pictures import gallery_figure, hero_figure, strip_figure
+from aha_core.figures.pictures import gallery_figure, hero_figure, soft_masks_figure, strip_figure
 from aha_core.figures.show import show
 from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
 from aha_core.figures.study import correlation_figure, settings_figure
@@ -12,7 +18,9 @@ from aha_core.figures.style import method_label, to_png
 
 __all__ = [
     "correlation_figure",
+    "cost_figure",
     "critical_difference_figure",
+    "curves_by_reference_figure",
     "curves_figure",
     "diverging",
     "gallery_figure",
@@ -26,6 +34,7 @@ __all__ = [
     "settings_figure",
     "shortcut_figure",
     "show",
+    "soft_masks_figure",
     "srg_by_step_figure",
     "strip_figure",
     "to_png",

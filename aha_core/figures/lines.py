@@ -1,4 +1,4 @@
-"""Line plots: deletion and insertion curves, the training curve, scores over refinement steps."""
+"""Line plots: deletion and insertion curves, the training curve, scores over refinement steps and over cost."""
 
 from __future__ import annotations
 
@@ -31,14 +31,41 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     plain(left, "Deletion: lower is better", "pixels removed, most important first", "class probability")
     plain(right, "Insertion: higher is better", "pixels inserted, most important first", "")
+    gain = _curve_pair(left, right, curves)
+    handles, names = right.get_legend_handles_labels()
+    names = [f"{name}  {gain[method]:+.3f}" for method, name in zip(gain, names, strict=True)]
+    _curve_legend(figure, handles, names, "SRG (insertion − deletion area)")
+    return figure
+
+
+def curves_by_reference_figure(curves: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    """A row of both curves for each reference image: what "removed" looks like changes them.
+
+    Args:
+        curves: reference to method to (fractions, deletion, insertion), as in `curves_figure`.
+    """
+    figure = new_figure(10.5, 3.1 * len(curves) + 0.3)
+    panels = figure.subplots(len(curves), 2, sharex=True, sharey=True, squeeze=False)
+    for (reference, own), (left, right) in zip(curves.items(), panels, strict=True):
+        last = left is panels[-1][0]
+        plain(left, f"Deletion, {reference}", "pixels removed" * last, "class probability")
+        plain(right, f"Insertion, {reference}", "pixels inserted" * last, "")
+        _curve_pair(left, right, own)
+    handles, names = panels[0][1].get_legend_handles_labels()
+    _curve_legend(figure, handles, names, f"best SRG first ({next(iter(curves))})")
+    return figure
+
+
+def _curve_pair(left: Axes, right: Axes, curves: Mapping[str, Curve]) -> dict[str, float]:
+    """Draw every method's curves; returns its SRG, best first, the order of the lines."""
     styles = line_styles(list(curves))
     gain = {m: _area(f, insertion) - _area(f, deletion) for m, (f, deletion, insertion) in curves.items()}
-    for method in sorted(curves, key=lambda name: gain[name], reverse=True):
+    order = sorted(curves, key=lambda name: gain[name], reverse=True)
+    for method in order:
         fractions, deletion, insertion = curves[method]
-        style = styles[method]
+        style, label = styles[method], method_label(method)
         for axes, values in ((left, deletion), (right, insertion)):
             mean = values.mean(axis=0)
-            label = f"{method_label(method)}  {gain[method]:+.3f}"
             axes.plot(fractions, mean, style.dash, color=style.colour, lw=style.width, zorder=style.layer, label=label)
             half = _Z95 * values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros_like(mean)
             opacity = 0.16 if is_aha(method) else 0.07
@@ -47,11 +74,43 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_ylim(bottom=0)
+    return {method: gain[method] for method in order}
+
+
+def _curve_legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], title: str) -> None:
     legend = figure.legend(
-        *right.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8.5,
-        title="SRG (insertion − deletion area)", title_fontsize=8.5, labelcolor=INK, handlelength=2.4, labelspacing=0.7,
+        handles, names, loc="outside right center", frameon=False, fontsize=8.5, title=title, title_fontsize=8.5,
+        labelcolor=INK, handlelength=2.4, labelspacing=0.7,
     )  # fmt: skip
     legend.get_title().set_color(MUTED)
+
+
+def cost_figure(refined: Sequence[tuple[int, float, float]], others: Mapping[str, tuple[float, float]]) -> Figure:
+    """Quality over cost: SRG over the images that pass through the target for one map.
+
+    Args:
+        refined: (T, passes, SRG) of AHA after T refinement steps.
+        others: method to (passes, SRG).
+    """
+    figure = new_figure(9.2, 4.2)
+    axes = plain(figure.subplots(), "Quality over cost", "passes through the target per map, forward + backward", "SRG")
+    axes.set_xscale("symlog", linthresh=1)
+    styles = line_styles(list(others))
+    steps, passes, scores = zip(*refined, strict=True)
+    axes.plot(passes, scores, "o-", color=AHA_COLOUR, lw=2.4, ms=5, label="AHA after T steps", zorder=4)
+    for step, x, y in zip(steps, passes, scores, strict=True):
+        axes.annotate(
+            f"T={step}", (x, y), (0, 7), textcoords="offset points", fontsize=8, color=AHA_COLOUR, ha="center"
+        )
+    for method, (x, y) in others.items():
+        axes.plot([x], [y], "D", ms=6, color=styles[method].colour, label=method_label(method))
+    ticks = [0, 1, 10, 100, 1000]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xlim(-0.3, 1.6 * max(*passes, *(x for x, _ in others.values()), 10))
+    axes.margins(y=0.12)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8.5, labelcolor=INK
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Pictures of maps: gallery of methods, strip of refinement steps, and the wide picture of the README."""
+"""Pictures of maps: gallery of methods, strip of refinement steps, soft masks, and the wide picture of the README."""
 
 from __future__ import annotations
 
@@ -58,6 +58,34 @@ def strip_figure(
     grid[0, 0].set_title("image", fontsize=8.5, color=MUTED)
     for column in range(1, columns):
         grid[0, column].set_title(f"T = {column - 1}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
+    _tight(figure)
+    return figure
+
+
+def soft_masks_figure(
+    overlay_image: UInt8[np.ndarray, "H W 3"], fractions: Sequence[float],
+    rows: Mapping[int, Sequence[tuple[Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W 3"]]]],
+) -> Figure:  # fmt: skip
+    """One row per grid: for each fraction the soft deletion mask, white = removed, and what is left of the image.
+
+    Args:
+        overlay_image: the image under its map, shown at the head of each row.
+        fractions: removed, in the order of the columns.
+        rows: cells a side to (mask, masked image) of each fraction.
+    """
+    columns = 1 + 2 * len(fractions)
+    figure = new_figure(_CELL * columns + 0.1, (_CELL + 0.24) * len(rows) + 0.3)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (cells, pairs) in enumerate(rows.items()):
+        picture(grid[row, 0], overlay_image).set_xlabel(f"{cells} × {cells} cells", fontsize=8, color=INK, labelpad=2)
+        for place, (mask, left) in enumerate(pairs):
+            shown = np.repeat((mask[..., None] * 255).round().astype(np.uint8), 3, axis=2)
+            picture(grid[row, 1 + 2 * place], shown)
+            picture(grid[row, 2 + 2 * place], left)
+    grid[0, 0].set_title("map", fontsize=8.5, color=MUTED)
+    for place, fraction in enumerate(fractions):
+        grid[0, 1 + 2 * place].set_title(f"mask, {fraction:.0%}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
+        grid[0, 2 + 2 * place].set_title("left", fontsize=8.5, color=MUTED)
     _tight(figure)
     return figure
 

@@ -3,9 +3,13 @@
 from aha_core.report.content import (
     Difference,
     Estimate,
+    Explorer,
+    ExplorerImage,
+    ExplorerMap,
     ReferenceRow,
     ReportContent,
     ReportFigure,
+    ReportStudy,
     ReportTable,
     ScoreRow,
 )
@@ -14,9 +18,13 @@ from aha_core.report.render import render_report
 __all__ = [
     "Difference",
     "Estimate",
+    "Explorer",
+    "ExplorerImage",
+    "ExplorerMap",
     "ReferenceRow",
     "ReportContent",
     "ReportFigure",
+    "ReportStudy",
     "ReportTable",
     "ScoreRow",
     "render_report",

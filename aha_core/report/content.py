@@ -75,12 +75,56 @@ class ReportTable:
 
 
 @dataclass(frozen=True)
+class ExplorerMap:
+    """One method's map of one image.
+
+    ranks: PNG, grey; level = floor(256 r / HW) of the pixel at place r of the ranking, 0 = most important first;
+    curves: reference to (deletion, insertion), the class probability at each of the explorer's fractions.
+    """
+
+    method: str
+    ranks: bytes
+    curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class ExplorerImage:
+    """title: what is explained; image: PNG; references: name to PNG of what removed pixels show."""
+
+    title: str
+    image: bytes
+    references: Mapping[str, bytes]
+    maps: tuple[ExplorerMap, ...]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Images in which a slider removes or inserts pixels by rank. fractions: where the curves were measured."""
+
+    fractions: tuple[float, ...]
+    images: tuple[ExplorerImage, ...]
+
+
+@dataclass(frozen=True)
+class ReportStudy:
+    """A study's answer. id: anchor; sentences: the answer; figures: of the study; command: that makes it."""
+
+    id: str
+    title: str
+    sentences: tuple[str, ...]
+    figures: tuple[ReportFigure, ...]
+    command: str
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything in a report.
 
     title, subtitle: heading; verdict: sentences, the answer first; scores: in the order of the table;
     score_note: how to read the table; references: reference name to its rows; contract: lines of the metric contract;
-    facts: run facts; reproduce: commands; versions: package to version; tables: further ones, after the references.
+    facts: run facts; reproduce: commands; versions: package to version; tables: further ones, after the references;
+    opening: a figure that stands before the scores; explorer: None where no image may be shown; studies: those that
+    were made; missing: (what is not here, the command that makes it).
     """
 
     title: str
@@ -96,3 +140,7 @@ class ReportContent:
     score_note: str = ""
     warnings: tuple[str, ...] = field(default=())
     tables: tuple[ReportTable, ...] = field(default=())
+    opening: ReportFigure | None = None
+    explorer: Explorer | None = None
+    studies: tuple[ReportStudy, ...] = field(default=())
+    missing: tuple[tuple[str, str], ...] = field(default=())

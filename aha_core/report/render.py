@@ -1,8 +1,13 @@
-"""Report content to one HTML file that needs nothing else: inline styles, embedded pictures, no scripts."""
+"""Report content to one HTML file that needs nothing else: styles, script and pictures are in it.
+
+The content security policy names the one script by its hash: nothing else can run, and nothing can be loaded, even if
+a text of the content were not escaped.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from aha_core.figures.style import is_aha, method_label, refinement_step
 from aha_core.files import atomic_text
-from aha_core.report.content import Estimate, ReferenceRow, ReportContent, ReportFigure, ScoreRow
+from aha_core.report.content import Estimate, Explorer, ReferenceRow, ReportContent, ReportFigure, ScoreRow
 
 _WEBP_ABOVE = 200_000  # bytes; larger pictures (photographs, galleries) shrink to about a fifth as WebP
 _WEBP_QUALITY = 90
@@ -23,22 +29,30 @@ _WEBP_QUALITY = 90
 
 def render_report(content: ReportContent, out: Path) -> None:
     """Write the report. The same content always gives the same bytes; all texts are escaped."""
+    template, styles, script = (_part(name) for name in ("template.html", "style.css", "script.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "signed": signed, "p_value": p_value, "method": method_label}
     environment.tests["aha"] = is_aha
-    template = environment.from_string(files("aha_core.report").joinpath("template.html").read_text(encoding="utf-8"))
     atomic_text(
         out,
-        template.render(
+        environment.from_string(template).render(
             content=content,
+            styles=Markup(styles),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
             tiles=tiles(content.scores),
             forest=Forest.around([row.srg for row in content.scores]),
-            pictures=[(figure, embed(figure)) for figure in content.figures],
+            embed=embed,
+            explorer=explorer_data(content.explorer) if content.explorer else None,
             by_method=by_method(content.references),
             localised=any(row.energy or row.pointing for row in content.scores),
             compared=any(row.difference for row in content.scores),
         ),
     )
+
+
+def _part(name: str) -> str:
+    return files("aha_core.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,25 @@ def by_method(references: Mapping[str, tuple[ReferenceRow, ...]]) -> list[tuple[
     return [(name, [rows.get(name) for rows in found]) for name in names]
 
 
+def explorer_data(explorer: Explorer) -> dict[str, Any]:
+    """What the script needs, as plain JSON values."""
+    return {
+        "fractions": explorer.fractions,
+        "images": [
+            {
+                "title": one.title,
+                "image": _data_uri(one.image, "png"),
+                "references": {name: _data_uri(png, "png") for name, png in one.references.items()},
+                "maps": [
+                    {"method": method_label(m.method), "ranks": _data_uri(m.ranks, "png"), "curves": dict(m.curves)}
+                    for m in one.maps
+                ],
+            }
+            for one in explorer.images
+        ],
+    }
+
+
 def embed(figure: ReportFigure) -> dict[str, Any]:
     """Data URI and size of a picture. Raises ValueError for bytes that are no image."""
     with Image.open(io.BytesIO(figure.png)) as image:
@@ -90,8 +123,11 @@ def embed(figure: ReportFigure) -> dict[str, Any]:
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "WEBP", quality=_WEBP_QUALITY, method=4)
             data, kind = buffer.getvalue(), "webp"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return {"source": source, "width": width, "height": height}
+    return {"source": _data_uri(data, kind), "width": width, "height": height}
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def number(value: float) -> str:

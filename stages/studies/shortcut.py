@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from aha_core.attribution import Explainer
+from aha_core.class_names import class_index
 from aha_core.errors import DataError
 from aha_core.figures import marker_strip_figure, shortcut_figure, to_png
 from aha_core.files import atomic_json
@@ -28,7 +29,6 @@ from aha_core.selection import evaluation_indices
 from aha_core.shortcut import Marker, Place, Poisoning
 from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
-from stages.class_choice import class_index
 from stages.context import Context
 from stages.studies.common import (
     Cache,

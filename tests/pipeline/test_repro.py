@@ -63,6 +63,19 @@ def test_second_repro_runs_nothing(checkout):
     assert "up to date" in call(checkout, "dvc", "repro")
 
 
+def test_dvc_shows_few_numbers_and_every_plot(checkout):
+    shown = json.loads(call(checkout, "dvc", "metrics", "show", "--json"))[""]["data"]
+    scores = shown["outputs/metrics/scores.json"]["data"]
+    assert set(scores) == {"one_pass", "refined", "best_baseline"}
+    assert sum(len(one) for one in scores.values()) == 9
+    columns = call(checkout, "dvc", "exp", "show", "--csv").splitlines()[0]
+    assert "one_pass.srg" in columns and "refined.srg" in columns
+    call(checkout, "dvc", "plots", "show", "--out", ".aha/plots")
+    page = (checkout / ".aha/plots/index.html").read_text()
+    for title in ("Training", "Deletion (lower is better)", "Insertion (higher is better)", "Score by refinement step"):
+        assert title in page, title
+
+
 def test_editing_figure_code_reruns_the_report_alone(checkout):
     figure = checkout / "aha_core/figures/lines.py"
     original = figure.read_text()

@@ -1,9 +1,26 @@
-"""Numbers in docs/ are those of the committed results."""
+"""Numbers in docs/ are those of the committed results; the site builds; what the pages say to type works."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
+import torch
+import typer
+from PIL import Image
 
+from aha_core.attribution import Explainer
+from aha_core.targets import Target
+from stages.cli import app, main
+from stages.context import Context
 from tests.conftest import ROOT
+
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's word about its successor
 
 RESULTS = ROOT / "docs/results"
 
@@ -67,3 +84,86 @@ def test_ratios_of_the_ranking_page_are_the_tables():
     for method in ("soft_topk", "transport"):
         assert pixels.seconds[method] < 1
         assert pixels.peak_mb[method] < 300
+
+
+# --- the pages themselves: the site builds from what is here, loads nothing, and what it says to type works
+
+PAGES = {file.name: file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [part.split("```")[0] for part in text.split(f"```{language}\n")[1:]]
+
+
+def commands() -> list[str]:
+    """Every line of the pages that starts with `aha`."""
+    lines = [line for text in PAGES.values() for block in blocks(text, "bash") for line in block.splitlines()]
+    return list(dict.fromkeys(line.split("  #")[0].strip() for line in lines if line.startswith("aha ")))
+
+
+def test_the_site_builds_offline_and_loads_nothing(tmp_path):
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUIET)
+    assert done.returncode == 0, done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=\"?(https?:[^\" >]+)", page.read_text()
+        )
+        assert not [url for url in loaded if "canonical" not in url], page
+    method, results = ((tmp_path / f"site/{name}.html").read_text() for name in ("method", "results"))
+    assert method.count("<math") == 4
+    assert "<code>aha_t0</code>" in results and "```" not in method
+
+
+def test_every_command_and_flag_exists():
+    root = typer.main.get_command(app)
+    assert len(commands()) >= 25
+    for line in commands():
+        words = shlex.split(re.split(r" && | = ", line)[0])[1:]
+        command = root
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {"--help"} | {
+            flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.fixture
+def at_home(workspace, change):
+    """A workspace in which the pages' examples work: an explainer, photographs, classes of those names."""
+    from tests.stages.test_studies import save_untrained
+
+    change("resources", threads=1)
+    ctx = Context.create(workspace, device="cpu")
+    facts = json.loads((ctx.paths.target / "target.json").read_text())
+    facts["class_names"] = ["beagle", "basset", "NAME", *facts["class_names"][3:]]
+    (ctx.paths.target / "target.json").write_text(json.dumps(facts))
+    save_untrained(ctx, ctx.paths.explainer, seed=0)
+    Explainer.load(ctx.paths.outputs).save("pets")
+    shutil.copy(ctx.paths.target / "model.safetensors", "mine.safetensors")
+    for name in ("photo.jpg", "dog.jpg", "holiday/a.jpg", "more/b.jpg", "images/class/c.jpg"):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), "teal").save(workspace / name)
+    return ctx
+
+
+def test_the_pages_explain_commands_run(at_home):
+    lines = [line for line in commands() if line.startswith("aha explain") and "models:/" not in line]
+    assert len(lines) >= 8
+    for line in lines:
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(line)[1:])
+        assert stop.value.code == 0, line
+
+
+@pytest.mark.parametrize("page", ["start.md", "own-model.md"])
+def test_the_pages_python_runs(page, at_home):
+    target = Target.load(at_home.paths.target)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    names = {"images": x, "model": target, "names": target.class_names, "Explainer": Explainer}
+    for block in blocks(PAGES[page], "python"):
+        exec(compile(block, page, "exec"), names)
+    assert names["maps"].shape == (2, 1, 32, 32)

@@ -88,6 +88,29 @@ def test_scores_are_those_of_the_metric_contract_whatever_the_batch(folder):
     assert "deletion" not in facts(folder, "b")["classes"][0]
 
 
+def test_many_images_are_scored_only_on_request(folder, monkeypatch, capsys):
+    monkeypatch.setattr("stages.explain.SCORED", 1)
+    explain(folder, "photos/a.jpg", "photos/b.png")
+    assert "deletion" not in facts(folder, "b")["classes"][0]
+    assert "--scores adds them" in capsys.readouterr().err
+    explain(folder, "photos/a.jpg", "photos/b.png", scores=True)
+    assert "deletion" in facts(folder, "b")["classes"][0]
+    explain(folder, "photos/a.jpg")
+    assert "deletion" in facts(folder, "a")["classes"][0]
+
+
+def test_bench_compares_with_decoding_and_plain_passes(folder):
+    from stages import bench_explain
+
+    ctx = Context.create(folder, device="cpu")
+    bench_explain.run(ctx, folder / "bench", [], count=5, rounds=1)
+    found = json.loads((folder / "bench/explain.json").read_text())
+    assert found["images"] == 5
+    assert min(found[name] for name in ("plain", "explain", "efficiency")) > 0
+    with pytest.raises(AhaError, match="no images in nothing"):
+        bench_explain.run(ctx, folder / "bench", ["nothing*"], count=5, rounds=1)
+
+
 def test_many_images_bad_ones_and_the_contact_sheet(folder, capsys):
     (folder / "photos/broken.jpg").write_bytes(b"no image")
     (folder / "photos/.hidden.png").write_bytes(b"")
@@ -166,6 +189,7 @@ def test_export_says_size_exactness_and_speed(folder, unchecked_types, capsys):
     assert re.search(r"explainer.pt2: [\d.]+ MiB; largest difference .* in maps, .* one image [\d.]+ ms", said)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 class TestClassChoice:
     class Labels:
         name, class_names, num_classes = "net", ["red", "dark_blue", "top2"], 3

@@ -7,15 +7,12 @@ import sys
 import time
 import urllib.request
 
-import numpy as np
 import pytest
-import torch
 
-from aha_core.attribution import Explainer
 from aha_core.errors import TrackingError
 from stages import train
 from stages.context import Context
-from stages.tracking import Tracker, load_model
+from stages.tracking import Tracker
 
 
 @pytest.fixture
@@ -62,7 +59,7 @@ def test_a_failure_in_the_middle_warns_and_goes_on(uri, tmp_path, monkeypatch):
         tracker.log_metrics({"a": 1.0})
 
 
-def test_training_logs_a_model_that_answers_like_the_explainer(workspace, change):
+def test_training_logs_parameters_and_curves(workspace, change):
     change("train", steps=2)
     ctx = Context.create(workspace, workers=0)
     train.run(ctx)
@@ -71,10 +68,6 @@ def test_training_logs_a_model_that_answers_like_the_explainer(workspace, change
     assert run.info.status == "FINISHED"
     assert run.data.params["train.steps"] == "2"
     assert {"train/loss", "train/deletion_auc", "train/insertion_auc"} <= set(run.data.metrics)
-    images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
-    answer = load_model(ctx.tracking_uri, f"runs:/{tracker.run_id}/explainer")(images)
-    expected = Explainer.load(ctx.paths.explainer, ctx.paths.target).attribute(torch.from_numpy(images))
-    np.testing.assert_allclose(answer, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.timeout(300)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
 
 from aha_core.figures.contact_sheet import ContactSheet
 from aha_core.figures.overlay import SIGNS, diverging, heat, overlay, rank_share
@@ -97,3 +100,10 @@ def test_contact_sheets_are_paged():
     assert [number for number, _ in pages] == [1, 2]
     assert pages[1][1].width < pages[0][1].width
     assert list(sheet.rest()) == []
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60))
+def test_rank_shares_are_scipys_mean_ranks(values):
+    scores = np.array(values, np.float32)[None]
+    expected = (rankdata(scores, method="average") - 1) / max(1, scores.size - 1)
+    np.testing.assert_allclose(rank_share(scores)[0], expected, atol=1e-12)

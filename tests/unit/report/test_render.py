@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aha_core.report import Difference, Estimate, ReferenceRow, ReportContent, ReportFigure, ScoreRow, render_report
+from aha_core.report import (
+    Difference,
+    Estimate,
+    Explorer,
+    ExplorerImage,
+    ExplorerMap,
+    ReferenceRow,
+    ReportContent,
+    ReportFigure,
+    ReportStudy,
+    ReportTable,
+    ScoreRow,
+    render_report,
+)
 from aha_core.report.render import Forest, number, p_value, signed
 
 EVIL = "<script>alert('x')</script>"
@@ -26,6 +42,12 @@ def picture(side: int = 8) -> bytes:
 
 def estimate(mean: float) -> Estimate:
     return Estimate(mean, mean - 0.02, mean + 0.02)
+
+
+def explorer(title: str = "heart 0.98") -> Explorer:
+    curves = {"black": ((0.9, 0.1), (0.0, 0.9)), "blur": ((0.9, 0.2), (0.3, 0.9))}
+    maps = (ExplorerMap("aha_t0", picture(), curves), ExplorerMap("rise", picture(), curves))
+    return Explorer((0.0, 1.0), (ExplorerImage(title, picture(), {"black": picture(), "blur": picture()}, maps),))
 
 
 CONTENT = ReportContent(
@@ -43,6 +65,11 @@ CONTENT = ReportContent(
     facts={"Target": "tiny"},
     reproduce=("aha run", "aha report"),
     versions={"torch": "2.15.0"},
+    opening=ReportFigure("hero", "At a glance", "Maps side by side.", picture()),
+    explorer=explorer(),
+    tables=(ReportTable("cost", "Cost of a map", "Counted.", ("Passes",), (("RISE", ("400",)),)),),
+    studies=(ReportStudy("study-sanity", "Weights?", ("Maps change.",), (), "aha study sanity"),),
+    missing=(("Other targets", "aha study transfer"),),
 )
 
 
@@ -77,10 +104,16 @@ def test_nothing_is_loaded(html):
         for name in ("src", "href", "srcset", "data", "action", "xlink:href"):
             value = attributes.get(name, "")
             assert value == "" or value.startswith(("data:image/", "#")), value
-    assert not page.all("script")
+    assert [script.get("type") for script in page.all("script")] == ["application/json", None]
     assert not page.all("link")
-    assert not re.search(r"url\(|@import|https?://", html)
-    assert "default-src 'none'" in html
+    assert not re.search(r"url\(|@import|https?://|fetch\(|import\(|XMLHttp", html)
+
+
+def test_only_the_reports_own_script_may_run(html):
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (one["content"] for one in Page(html).all("meta") if one.get("http-equiv"))
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_everything_given_is_shown(html):
@@ -88,6 +121,7 @@ def test_everything_given_is_shown(html):
     for wanted in (
         "AHA on tiny", "10 classes", "AHA is ahead.", "By a little.", "AHA (5 steps)", "AHA (one pass)", "Grad-CAM",
         "0.480 to 0.520", "p < 0.001", "p = 0.040", "+0.520", "−0.020", "black", "RISE", "Maps of three methods.",
+        "At a glance", "Maps side by side.", "heart 0.98", "Cost of a map", "400", "Maps change.", "aha study transfer",
         "Score: softmax probability.", "Target", "aha run", "torch 2.15.0", "best baseline: Grad-CAM",
     ):  # fmt: skip
         assert wanted in text, wanted
@@ -106,23 +140,30 @@ def test_texts_are_escaped(tmp_path):
         reproduce=(EVIL,),
         versions={EVIL: EVIL},
         warnings=(EVIL,),
+        explorer=explorer(f"{EVIL}</script><!--"),
+        studies=(ReportStudy('y" onclick="z', EVIL, (EVIL,), (), EVIL),),
+        missing=((EVIL, EVIL),),
     )
     render_report(bad, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
-    assert "<script" not in html.lower()
+    page = Page(html)
+    assert len(page.all("script")) == 2
     assert html.count("&lt;script&gt;") > 10
-    assert not any("onload" in attributes for _, attributes in Page(html).tags)
+    assert not any({"onload", "onclick"} & attributes.keys() for _, attributes in page.tags)
+    data = json.loads(html.split('id="explorer-data">')[1].split("</script>")[0])
+    assert data["images"][0]["title"] == f"{EVIL}</script><!--"
 
 
 def test_pictures_have_sizes_and_texts(html):
-    (image,) = Page(html).all("img")
+    hero, image = Page(html).all("img")
+    assert hero["alt"] == "Maps side by side."
     assert (image["width"], image["height"]) == ("16", "8")
     assert image["alt"] == "Maps of three methods."
     assert image["src"].startswith("data:image/png;base64,")
 
 
 def test_large_pictures_become_webp(tmp_path):
-    large = replace(CONTENT, figures=(ReportFigure("a", "b", "c", picture(300)),))
+    large = replace(CONTENT, opening=None, figures=(ReportFigure("a", "b", "c", picture(300)),))
     render_report(large, tmp_path / "report.html")
     (image,) = Page((tmp_path / "report.html").read_text()).all("img")
     assert image["src"].startswith("data:image/webp;base64,")
@@ -144,8 +185,12 @@ def test_structure(html):
 
 def test_empty_parts_disappear(tmp_path):
     bare = tuple(replace(row, difference=None, energy=None, pointing=None) for row in CONTENT.scores)
-    render_report(replace(CONTENT, scores=bare, references={}, figures=()), tmp_path / "report.html")
-    text = Page((tmp_path / "report.html").read_text()).text
+    empty = replace(
+        CONTENT, scores=bare, references={}, figures=(), opening=None, explorer=None, studies=(), missing=()
+    )
+    render_report(empty, tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text.split("// The report's controls")[0]
+    assert "Remove pixels" not in text and "Not in this report" not in text
     assert "Energy" not in text
     assert "AHA − method" not in text
     assert "Scores by reference" not in text

@@ -1,0 +1,1 @@
+"""What stage `report` puts together: results as read, figures, the slider's images, studies."""

@@ -1,0 +1,147 @@
+"""Studies in the report: those of `aha study` that lie in outputs/study and belong to this target.
+
+They are no dependency of the stage (a study takes longer than the pipeline): `aha report` shows what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aha_core.figures import method_label
+from aha_core.report import ReportFigure, ReportStudy
+from stages.context import Context
+
+Say = Callable[[pd.DataFrame, dict[str, Any]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """pictures: files to captions; table: CSV file; say: sentences from the table and the facts."""
+
+    id: str
+    title: str
+    table: str
+    pictures: dict[str, str]
+    say: Say
+
+
+def shortcut(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    own = table[(table.target == "poisoned") & (table.group == "all")]
+    ours = own[own.method == "aha"].sort_values("steps")
+    first, last = ours.iloc[0], ours.iloc[-1]
+    others = [f"{method_label(row.method)} {row.found:.0%}" for row in own[own.method != "aha"].itertuples()]
+    return (
+        f"A copy of the classifier learnt a marker for the class {facts['class']}: {first.fooled:.0%} of "
+        f"{facts['images']} marked images are given the class. The explainer never saw it.",
+        f"{interval(first, 'found')} of the maps have the marker among the most important tenth in one pass, "
+        f"{interval(last, 'found')} after {int(last.steps)} steps; without the marker the same place is there in "
+        f"{interval(last, 'false_alarms')}." + (f" Baselines: {', '.join(others)}." if others else ""),
+    )
+
+
+def transfer(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    lines = []
+    for name, rows in table[table.method == "aha"].groupby("target", sort=False):
+        rows = rows.sort_values("steps")
+        first, last = rows.iloc[0], rows.iloc[-1]
+        lines.append(f"{name} {first.srg:.3f} to {last.srg:.3f} [{last.low:.3f}, {last.high:.3f}]")
+    return (
+        "SRG of the explainer on targets that it was not trained on, in one pass and after the last refinement step: "
+        f"{'; '.join(lines)}.",
+    )
+
+
+def sanity(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    last = table.sort_values("depth").groupby("method", sort=False).tail(1)
+    likeness = [
+        f"{'AHA, one pass' if row.method == 'aha' else method_label(row.method)} {row.spearman:.2f} "
+        f"[{row.spearman_low:.2f}, {row.spearman_high:.2f}]"
+        for row in last.itertuples()
+    ]
+    return (
+        f"With every layer of the target random, maps should no longer be alike (Spearman near 0; {facts['images']} "
+        f"images): {', '.join(likeness)}.",
+    )
+
+
+def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    own = table[table.default.astype(bool)].iloc[0]
+    return (
+        f"Relaxation, temperature, fractions S and grids, each varied around the default (SRG {own.srg:.3f} in one "
+        "pass on held-out images).",
+    )
+
+
+STUDIES = (
+    Study("shortcut", "Would it find a shortcut?", "shortcut.csv", {
+        "shortcut.png": "How often the marker is found over refinement steps, beside the clean target and baselines.",
+        "shortcut-strip.png": "Marked images and their maps; outlined: the marker.",
+    }, shortcut),
+    Study("transfer", "Other targets", "transfer.csv", {
+        "transfer.png": "SRG over refinement steps on each target; a fresh explainer where one was trained.",
+    }, transfer),
+    Study("sanity", "Does the map follow the weights?", "sanity.csv", {
+        "sanity.png": "Likeness to the intact target's map while layers are made random from the output downwards.",
+    }, sanity),
+    Study("relaxation", "Trade-offs of the training", "settings.csv", {
+        "settings.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",
+    }, relaxation),
+)  # fmt: skip
+
+
+def read_studies(ctx: Context) -> tuple[tuple[ReportStudy, ...], tuple[tuple[str, str], ...]]:
+    """The studies of this target, and (what, command) of those that are not there."""
+    folder = ctx.paths.outputs / "study"
+    found, missing = [], []
+    for study in STUDIES:
+        facts = known_facts(folder, study)
+        command = f"aha study {study.id}"
+        if facts is None or not same_target(ctx, facts):
+            old = "made for another target" if facts is not None else ""
+            missing.append((f"{study.title}{f' ({old})' if old else ''}", command))
+            continue
+        drawn = [
+            ReportFigure(f"{study.id}-{number}", study.title, caption, (folder / name).read_bytes())
+            for number, (name, caption) in enumerate(study.pictures.items(), start=1)
+            if (folder / name).is_file()
+        ]
+        sentences = study.say(pd.read_csv(folder / study.table), facts)
+        found.append(ReportStudy(f"study-{study.id}", study.title, sentences, tuple(drawn), command))
+    return tuple(found), tuple(missing)
+
+
+def throughput(ctx: Context) -> str | None:
+    """What `aha bench explain` measured on this target, None where it was not measured."""
+    file = ctx.paths.outputs / "bench/explain.json"
+    facts = json.loads(file.read_text()) if file.is_file() else None
+    if facts is None or not same_target(ctx, facts):
+        return None
+    return (
+        f"{facts['explain']:.3g} images/s in one pass, pictures written, on {facts['device']} with {facts['threads']} "
+        f"threads; {facts['efficiency']:.0%} of decoding and plain passes of the target alone"
+    )
+
+
+def known_facts(folder: Path, study: Study) -> dict[str, Any] | None:
+    """The study's settings, None where its results are not complete."""
+    file = folder / ("study.json" if study.id == "relaxation" else f"{study.id}.json")
+    if not (file.is_file() and (folder / study.table).is_file()):
+        return None
+    return json.loads(file.read_text())
+
+
+def same_target(ctx: Context, facts: dict[str, Any]) -> bool:
+    """Whether name, input size and seed are those of the active parameters."""
+    params = ctx.params
+    own = {"target": params.target.name, "image_size": params.data.image_size, "seed": params.seed}
+    return all(facts.get(name, value) == value for name, value in own.items())
+
+
+def interval(row: Any, name: str) -> str:
+    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
