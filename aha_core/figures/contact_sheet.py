@@ -27,7 +27,7 @@ class ContactSheet:
             caption: at most two lines.
         """
         small = Image.fromarray(picture)
-        small.thumbnail((CELL, CELL))
+        small.thumbnail((CELL, CELL), Image.Resampling.BILINEAR)
         self._cells.append((small, caption))
         if len(self._cells) == COLUMNS * ROWS:
             yield from self.rest()

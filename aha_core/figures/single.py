@@ -41,9 +41,8 @@ def pictures(
     height, width = image.shape[:2]
     share = rank_share(scores)
     large = enlarge(share, width, height)
-    cutout = np.zeros((height, width, 4), np.uint8)  # no colours below the transparency
-    kept = large >= 1 - keep
-    cutout[kept, :3], cutout[kept, 3] = image[kept], 255
+    kept = (large >= 1 - keep).astype(np.uint8)[..., None]
+    cutout = np.concatenate([image * kept, 255 * kept], axis=2)  # no colours below the transparency
     if contrast:
         strength = enlarge(rank_share(np.abs(scores)), width, height)
         signed = np.where(enlarge(scores, width, height) >= 0, strength, -strength)
@@ -54,7 +53,7 @@ def pictures(
         colours, index = palette, (large * 255).round().astype(np.uint8)
     alone = Image.fromarray(index)
     alone.putpalette(palette.round().astype(np.uint8).tobytes())
-    return Pictures(blend(image, colours.astype(np.float32)[index], strength), alone, cutout)
+    return Pictures(blend(image, colours.astype(np.float32).take(index, axis=0), strength), alone, cutout)
 
 
 @cache
