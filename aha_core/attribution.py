@@ -72,13 +72,18 @@ class Explainer:
         """Read an explainer and its target.
 
         Args:
-            source: a folder of `aha train` or `save`, or the name of one in $AHA_EXPLAINERS (`sources.locate`).
-            target: the classifier or its folder; the one beside the explainer where None.
+            source: a folder of `aha train` or `save`, the name of one in $AHA_EXPLAINERS, or of one that comes with
+                the library (`sources.locate`).
+            target: the classifier or its folder; where None the one beside the explainer, or for one of the library's
+                timm's weights.
 
         Raises:
             TargetError, AttributionError: files are missing or do not fit together.
         """
         folder, beside = sources.locate(source)
+        shipped = sources.shipped_target(folder)
+        if target is None and beside is None and shipped:
+            target = sources.pretrained_target(shipped)
         if target is None and beside is None:
             raise AttributionError(f"no target beside the explainer in {folder}; give its folder: load(source, target)")
         loaded = target if isinstance(target, Target) else Target.load(Path(target or beside or ""))

@@ -4,6 +4,8 @@ A folder of an explainer holds explainer.json; its target is looked for beside i
 one folder, the layout of the pipeline's `outputs` and of the model that MLflow keeps:
 
     FOLDER/explainer/explainer.json, explainer.safetensors          FOLDER/target/target.json, model.safetensors
+
+Explainers that come with the library are in `aha_core/pretrained`, each under timm's name of its target's weights.
 """
 
 from __future__ import annotations
@@ -14,22 +16,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
+from aha_core.classifiers.build import create_model
+from aha_core.data.labels import imagenet_class_names
 from aha_core.errors import AttributionError, TargetError
 from aha_core.targets import Target
 
 NAMES = "AHA_EXPLAINERS"  # environment variable: the folder in which a name is looked up
 EXPLAINER, TARGET = "explainer", "target"
+SHIPPED = Path(__file__).parent / "pretrained"
+DEFAULT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
 def locate(source: Path | str) -> tuple[Path, Path | None]:
     """The explainer's folder and, where there is one beside it, its target's.
 
     Args:
-        source: a folder with explainer.json, a folder with `explainer` and `target` in it, or the name of such a folder
-            in $AHA_EXPLAINERS.
+        source: a folder with explainer.json, a folder with `explainer` and `target` in it, the name of such a folder
+            in $AHA_EXPLAINERS, or the name of an explainer that comes with the library.
 
     Raises AttributionError when there is no explainer.
     """
@@ -37,15 +44,35 @@ def locate(source: Path | str) -> tuple[Path, Path | None]:
     shelf = os.environ.get(NAMES)
     if not folder.is_dir() and folder.name == str(source) and shelf:
         folder = Path(shelf).expanduser() / folder.name
+    if not folder.is_dir() and (SHIPPED / str(source)).is_dir():
+        folder = SHIPPED / str(source)
     for explainer, target in ((folder, folder.parent / TARGET), (folder / EXPLAINER, folder / TARGET)):
         if (explainer / "explainer.json").is_file():
             return explainer, target if (target / "target.json").is_file() else None
     raise AttributionError(f"no explainer in {folder}; run `aha train` first{_names(shelf)}")
 
 
+def shipped_target(explainer: Path) -> str | None:
+    """timm's name of the weights that an explainer of the library explains; None for every other folder."""
+    return explainer.name if explainer.parent == SHIPPED else None
+
+
+def pretrained_target(name: str) -> Target:
+    """timm's weights of that name, at the size they are for. Raises TargetError when they cannot be had."""
+    size, classes = pretrained_facts(name)
+    names = imagenet_class_names() if classes == len(imagenet_class_names()) else [str(one) for one in range(classes)]
+    return Target(name, create_model(name, classes, size, pretrained=True, section="--target"), size, names)
+
+
+def pretrained_facts(name: str) -> tuple[int, int]:
+    """Side of the input in pixels and number of classes of timm's weights of that name."""
+    config: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    return int(config.input_size[-1]), int(config.num_classes)
+
+
 def _names(shelf: str | None) -> str:
     if not shelf:
-        return f", or name a folder in ${NAMES}"
+        return f", or name a folder in ${NAMES}, or {DEFAULT}"
     found = sorted(one.parent.parent.name for one in Path(shelf).expanduser().glob("*/explainer/explainer.json"))
     return f", or name one of those in ${NAMES}: {', '.join(found) or 'none there'}"
 

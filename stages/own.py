@@ -13,7 +13,7 @@ from aha_core.attribution import Explainer
 from aha_core.classifiers.build import create_model, known_name, load_state, read_weights
 from aha_core.data.labels import imagenet_class_names
 from aha_core.errors import TargetError
-from aha_core.sources import locate
+from aha_core.sources import DEFAULT, locate, pretrained_facts, shipped_target
 from aha_core.targets import Target
 from stages.context import Context
 
@@ -26,34 +26,38 @@ def load_explainer(ctx: Context, explainer: str | None, target: str | None, weig
     """An explainer on the context's device.
 
     Args:
-        explainer: folder, name, or a model of MLflow (models:/NAME@ALIAS, runs:/ID/explainer); the pipeline's where
-            None.
-        target: folder of a target or timm name; what lies beside the explainer where None, else the pipeline's.
-        weights: safetensors file for that architecture; for the pipeline's where no target is named.
+        explainer: folder, name, or a model of MLflow (models:/NAME@ALIAS, runs:/ID/explainer); where None the
+            pipeline's, and before there is one the library's.
+        target: folder of a target or timm name; where None what lies beside the explainer, what one of the library's
+            is for, else the pipeline's.
+        weights: safetensors file for that architecture.
 
     Raises:
         TargetError, AttributionError: files are missing or do not fit together.
         TrackingError: the model is not in the registry.
     """
-    source = explainer or str(ctx.paths.explainer)
+    trained = (ctx.paths.explainer / "explainer.json").is_file()
+    source = explainer or (str(ctx.paths.explainer) if trained else DEFAULT)
     if source.startswith(FROM_MLFLOW):
         from stages.tracking import fetch_model  # MLflow takes seconds to import
 
         source = str(fetch_model(ctx.tracking_uri, source))
     folder, beside = locate(source)
+    shipped = shipped_target(folder)
+    size = ctx.params.data.image_size if shipped is None else pretrained_facts(shipped)[0]
+    target = target or shipped
     if target is None and weights is None:
         chosen: Target | Path = beside or ctx.paths.target
     elif target is not None and (Path(target) / "target.json").is_file() and weights is None:
         chosen = Path(target)
     else:
-        chosen = _build(ctx, target, weights)
+        chosen = _build(ctx, target, weights, size)
     refinement, memory = ctx.params.refine, ctx.params.resources.memory_gb
     return Explainer.load(folder, chosen, refinement, memory).to(ctx.device)
 
 
-def _build(ctx: Context, name: str | None, weights: Path | None) -> Target:
-    """A timm model at the pipeline's image size, with timm's own weights or those of a file."""
-    size = ctx.params.data.image_size
+def _build(ctx: Context, name: str | None, weights: Path | None, size: int) -> Target:
+    """A timm model for that image size, with timm's own weights or those of a file."""
     facts = ctx.paths.target / "target.json"
     known: dict[str, Any] = json.loads(facts.read_text()) if facts.is_file() else {}
     if name is None:
@@ -64,7 +68,7 @@ def _build(ctx: Context, name: str | None, weights: Path | None) -> Target:
         name = str(known["name"])
     known_name(name, SECTION)
     if weights is None:
-        count = _timm_classes(name)
+        count = pretrained_facts(name)[1]
         model: Any = create_model(name, count, size, pretrained=True, section=SECTION)
         return Target(name, model, size, _class_names(count, None, known))
     state = read_weights(weights, name)
@@ -79,11 +83,6 @@ def _build(ctx: Context, name: str | None, weights: Path | None) -> Target:
     with safe_open(weights, "pt") as opened:
         listed = (opened.metadata() or {}).get("class_names")
     return Target(name, model, size, _class_names(len(head), listed, known))
-
-
-def _timm_classes(name: str) -> int:
-    config: Any = timm.get_pretrained_cfg(name)
-    return int(getattr(config, "num_classes", None) or IMAGENET_CLASSES)
 
 
 def _class_names(count: int, listed: str | None, known: dict[str, Any]) -> list[str]:

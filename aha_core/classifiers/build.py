@@ -44,7 +44,8 @@ def create_model(
         raise
     except Exception as error:  # timm, the hub client and torch raise many kinds
         source = "could not download or load the pretrained weights of" if pretrained else "could not build"
-        hint = f"; without a network use {section}.source: checkpoint with a local file" if pretrained else ""
+        local = "--target-weights FILE" if section == "--target" else f"{section}.source: checkpoint with a local file"
+        hint = f"; without a network use {local}" if pretrained else ""
         raise TargetError(f"timm {source} {name!r}: {error}{hint}") from error
     _whole_patches(model, name, image_size)
     return model
