@@ -12,6 +12,7 @@ import yaml
 from aha_core.config import load_params
 from stages import evaluate, explain, prepare, refine, report, target, train
 from stages.context import Context
+from stages.explained import Request
 from tests.conftest import ROOT
 
 DATA = os.environ.get("AHA_REAL_DATA")
@@ -51,6 +52,6 @@ def test_pipeline_on_real_images(workspace, monkeypatch):
     assert len(rows) == 4 * 4 * 3
     page = (workspace / "outputs/report/index.html").read_text()
     assert str(workspace) not in page
-    images = sorted((workspace / "images/val").glob("*/*"))[:2]
-    assert explain.run(ctx, images, workspace / "maps", "tench", 0) == 0
-    assert len(list((workspace / "maps").glob("*_overlay.png"))) == 2
+    images = [str(image) for image in sorted((workspace / "images/val").glob("*/*"))[:2]]
+    assert explain.run(ctx, Request(images, workspace / "maps", class_="tench")) == 0
+    assert len(list((workspace / "maps").glob("*_overlay.jpg"))) == 2
