@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from stages.bench_commands import bench
+from stages.options import Device, ParamsFile
 from stages.studies.commands import study
 
 app = typer.Typer(
@@ -33,9 +35,7 @@ STAGES = {
 
 INTERRUPTED = 130  # 128 + SIGINT
 
-ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Ray workers (train, evaluate); 0 = none.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
 ExplainerSource = Annotated[
@@ -211,96 +211,7 @@ def methods() -> None:
     Console().print(table)
 
 
-bench = typer.Typer(no_args_is_help=True, help="Measure cost and fidelity, in one run on this machine.")
 app.add_typer(bench, name="bench", rich_help_panel="Research")
-PAPER_PRESET = Path("configs/embedded-paper.yaml")
-Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the measured process.")]
-BenchOut = Annotated[Path, typer.Option("--out", help="Folder for tables (CSV) and figures.")]
-
-
-@bench.command("ranking")
-def bench_ranking(
-    out: BenchOut = Path("outputs/bench"),
-    pairs: Annotated[int, typer.Option(min=0, help="Monte-Carlo pairs of the hard gradient; 0 = none.")] = 512,
-    max_cells: Annotated[int, typer.Option(min=49, help="Leave out larger rankings.")] = 50_176,
-    params: ParamsFile = None,
-    threads: Threads = 1,
-    device: Device = None,
-) -> None:
-    """Time, memory and fidelity of every relaxation, for 49 to 50,176 cells."""
-    from aha_core.benchmarks.ranking import CELLS
-    from stages.bench import bench_context, ranking
-
-    cells = tuple(count for count in CELLS if count <= max_cells)
-    ranking(bench_context(params, device, threads), out, pairs, cells)
-
-
-@bench.command("train")
-def bench_train(
-    against: Annotated[Path, typer.Option(help="Parameter file to compare with.")] = PAPER_PRESET,
-    out: BenchOut = Path("outputs/bench"),
-    minutes: Annotated[float, typer.Option(min=0, help="Training time of each preset; 0 = only the cost.")] = 5.0,
-    images: Annotated[int, typer.Option(min=2, help="Held-out images.")] = 100,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step, for both presets.")] = None,
-    params: ParamsFile = None,
-    threads: Threads = 1,
-    device: Device = None,
-) -> None:
-    """Cost of a training step and held-out quality over time, against another preset."""
-    from stages.bench import bench_context, training
-
-    training(bench_context(params, device, threads), against, out, minutes, images, batch_size)
-
-
-@bench.command("passes")
-def bench_passes(
-    out: BenchOut = Path("outputs/bench"),
-    images: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 16,
-    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile (minutes).")] = False,
-    params: ParamsFile = None,
-    threads: Threads = 1,
-    device: Device = None,
-) -> None:
-    """Cost of a masked pass through the target, by number format, layout and attention kernel."""
-    from stages.bench import bench_context, passes
-
-    passes(bench_context(params, device, threads), out, images, compiled)
-
-
-@bench.command("evaluation")
-def bench_evaluation(
-    out: BenchOut = Path("outputs/bench"),
-    images: Annotated[int, typer.Option(min=1, help="Images scored in a round.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
-    params: ParamsFile = None,
-    threads: Threads = 1,
-    device: Device = None,
-) -> None:
-    """Throughput of deletion and insertion against the target's plain forward passes."""
-    from stages.bench import bench_context, evaluation
-
-    evaluation(bench_context(params, device, threads), out, images, rounds)
-
-
-@bench.command("explain")
-def bench_explain(
-    images: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders, patterns; default: the test images.", metavar="IMAGE…")
-    ] = None,
-    out: BenchOut = Path("outputs/bench"),
-    count: Annotated[int, typer.Option("--images", min=1, help="At most so many of them.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 3,
-    params: ParamsFile = None,
-    threads: Threads = 1,
-    device: Device = None,
-) -> None:
-    """Throughput of `aha explain` against decoding and the target's plain forward passes; memory."""
-    from stages.bench import bench_context
-    from stages.bench_explain import run as measure_explain
-
-    measure_explain(bench_context(params, device, threads), out, images or [], count, rounds)
-
-
 app.add_typer(study, name="study", rich_help_panel="Research")
 
 

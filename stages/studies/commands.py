@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stages.options import Device, ParamsFile
+
 if TYPE_CHECKING:
     from stages.context import Context
 
 study = typer.Typer(no_args_is_help=True, help="Answer a question by experiments.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for tables and figures.")]
-ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameter file instead of params.yaml.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: resources.threads.")]
 OUT = Path("outputs/study")
 Methods = Annotated[list[str], typer.Option("--method", help="Baseline to show beside AHA; may be repeated.")]
