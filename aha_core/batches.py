@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+from torchvision.utils import make_grid
 
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.objective import generator
+
+CELLS = 4  # of a mosaic
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,23 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
     return indices
 
 
+def training_image(
+    dataset: PreparedImages, i: int, mosaics: float, generator: torch.Generator
+) -> UInt8[Tensor, "3 S S"]:
+    """Image i, augmented; with probability `mosaics` as one cell of a 2x2 mosaic beside three images drawn at random.
+
+    The label stays that of image i. In a mosaic the evidence of a class lies in one cell among three of other classes,
+    so it teaches the explainer to tell classes apart.
+    """
+    if not mosaics or float(torch.rand((), generator=generator)) >= mosaics:
+        return dataset.augmented(i, generator)
+    others = torch.randint(len(dataset), (CELLS - 1,), generator=generator).tolist()
+    order = torch.randperm(CELLS, generator=generator).tolist()
+    cells = [dataset.augmented([i, *others][place], generator, dataset.image_size // 2) for place in order]
+    mosaic = make_grid(torch.stack(cells), nrow=2, padding=0)
+    return mosaic if mosaic.shape[-1] == dataset.image_size else resize(mosaic, [dataset.image_size] * 2)
+
+
 def batches(
     dataset: PreparedImages, labels: list[int], params: Params, rank: int, world: int, first: int
 ) -> Iterator[Batch]:
@@ -45,13 +66,10 @@ def batches(
     def load(step: int) -> Batch:
         chosen = batch_indices(params.seed, step, params.train.batch_size, len(dataset))
         mine = [chosen[position] for position in positions]
-        if params.train.augment == "none":
-            images = [dataset.image(index) for index in mine]
-        else:
-            images = [
-                dataset.augmented(index, generator(params.seed, 2, step, position))
-                for index, position in zip(mine, positions, strict=True)
-            ]
+        images = [
+            training_image(dataset, index, params.train.mosaics, generator(params.seed, 2, step, position))
+            for index, position in zip(mine, positions, strict=True)
+        ]
         classes = torch.tensor([labels[dataset.label(index)] for index in mine])
         return Batch(torch.stack(images).float() / 255, classes, positions)
 

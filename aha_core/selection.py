@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -31,16 +32,17 @@ def evaluation_indices(count: int, total: int) -> list[int]:
 
 
 def taking_turns(indices: list[int], labels: list[int]) -> list[int]:
-    """The same places in an order in which classes take turns: any first few of them show as many classes as can be.
+    """The same places in an order in which classes take turns, in a shuffled order: any first few are a fair sample.
 
     Args:
         labels: the class of each place; within a class the order stays.
     """
+    shuffled = torch.randperm(max(labels, default=0) + 1, generator=torch.Generator().manual_seed(0)).tolist()
     seen: dict[int, int] = {}
     turns = []
     for index, label in zip(indices, labels, strict=True):
         seen[label] = seen.get(label, -1) + 1
-        turns.append((seen[label], label, index))
+        turns.append((seen[label], shuffled[label], index))
     return [index for _, _, index in sorted(turns)]
 
 

@@ -44,6 +44,7 @@ def _summarise_role(rows: pd.DataFrame, role: str, resamples: int, seed: int) ->
         own = images.loc[method]
         by_reference = chosen[chosen["method"] == method].groupby("reference", sort=False)[list(SCORES)].mean()
         table[method] = {name: _interval(own[name], resamples, seed) for name in images.columns}
+        table[method]["images"] = len(own)
         table[method]["by_reference"] = {
             reference: {name: round(float(value), 4) for name, value in values.items()}
             for reference, values in by_reference.iterrows()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from aha_core.targets import Target
 from stages import launch
 from stages.context import Context
 from stages.images import chunk_starts, chunks, evaluated
-from stages.parts import PartStore, store_folder
+from stages.parts import PartStore, Plan, store_folder
 from stages.paths import Paths
 from stages.results import check_failures, collect, write
 from stages.tracking import Tracker
@@ -49,44 +49,52 @@ def run(ctx: Context) -> None:
     tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
     methods, left_out = baselines(ctx, target)
     dataset, indices = evaluated(ctx, "test")
-    names = [f"{OURS}{step}" for step in range(refined_steps(ctx, indices) + 1)] + list(methods)
+    plan = planned(ctx, refined_steps(ctx, indices), methods, len(indices))
     store = PartStore(store_folder(ctx))
     if ctx.fresh:
         shutil.rmtree(store.folder, ignore_errors=True)
-    roles, starts = ctx.params.evaluate.classes, chunk_starts(ctx, len(indices))
-    again = store.drop_failed(roles, starts, names)
+    again = store.drop_failed(ctx.params.evaluate.classes, plan)
     if store.folder.is_dir():
         ctx.say(f"continuing the evaluation in {store.folder.relative_to(ctx.paths.state)} (--fresh starts anew)")
     if again:
         ctx.say(f"{again} parts with failed images are tried again")
     to_check = checked_methods(ctx, target)
     if ctx.workers:
-        on_workers(ctx, store, names, starts, to_check)
-    score(ctx, target, methods, names, store)  # nothing, after workers
+        on_workers(ctx, store, plan, to_check)
+    score(ctx, target, methods, plan, store)  # nothing, after workers
     checked = check(ctx, target, store, to_check)
-    scores = collect(ctx, store, names, starts, target.image_size)
+    scores = collect(ctx, store, plan, target.image_size)
     error = precision_error(ctx, target, dataset, indices) if ctx.params.evaluate.precision != "fp32" else None
     summary = write(ctx, scores, checked, left_out, error, tracker)
     check_failures(summary, ctx.params.evaluate.max_failed)
     shutil.rmtree(store.folder)
 
 
-def on_workers(ctx: Context, store: PartStore, names: list[str], starts: list[int], to_check: list[str]) -> None:
+def planned(ctx: Context, steps: int, methods: Iterable[str], count: int) -> Plan:
+    """What is scored on each chunk: AHA after 0 .. steps refinement steps and the methods, the slow ones at first only."""
+    own, slow = [f"{OURS}{step}" for step in range(steps + 1)], ctx.params.evaluate.slow
+    return {
+        start: own + [name for name in methods if start < slow.images or name not in slow.methods]
+        for start in chunk_starts(ctx, count)
+    }
+
+
+def on_workers(ctx: Context, store: PartStore, plan: Plan, to_check: list[str]) -> None:
     """Fill the store by as many Ray workers as have something to do, each with its own target and methods."""
     roles = ctx.params.evaluate.classes
-    unfinished = [start for start in starts if not all(store.complete(role, start, names) for role in roles)]
+    unfinished = {start for role in roles for start in store.unfinished(role, plan)}
     unchecked = [name for name in to_check if store.load_check(name) is None]
     workers = min(ctx.workers, max(len(unfinished), len(unchecked)))
     if not workers:
         return
-    work = partial(share, ctx.paths.root, ctx.params, ctx.device, ctx.threads, names, to_check, store)
+    work = partial(share, ctx.paths.root, ctx.params, ctx.device, ctx.threads, plan, to_check, store)
     with ctx.bar() as bar:
-        task = bar.add_task(f"{workers} workers", total=len(roles) * len(starts) * len(names))
+        task = bar.add_task(f"{workers} workers", total=len(roles) * sum(map(len, plan.values())))
         launch.spread(work, workers, ctx.device, ctx.threads, lambda: bar.update(task, completed=store.count_parts()))
 
 
 def share(
-    root: Path, params: Params, device: str, threads: int, names: list[str], to_check: list[str],
+    root: Path, params: Params, device: str, threads: int, plan: Plan, to_check: list[str],
     store: PartStore, rank: int, world: int,
 ) -> None:  # fmt: skip
     """One worker's share: every `world`-th chunk of images and every `world`-th checked method."""
@@ -94,12 +102,12 @@ def share(
     ctx = Context(Paths(root), params, 0, device, threads, "", console=Console(quiet=True))
     target = Target.load(ctx.paths.target).to(device)
     methods, _ = baselines(ctx, target)
-    score(ctx, target, methods, names, store, rank, world)
+    score(ctx, target, methods, plan, store, rank, world)
     check(ctx, target, store, to_check[rank::world])
 
 
 def score(
-    ctx: Context, target: Target, methods: dict[str, Attributor], names: list[str], store: PartStore,
+    ctx: Context, target: Target, methods: dict[str, Attributor], plan: Plan, store: PartStore,
     rank: int = 0, world: int = 1,
 ) -> None:  # fmt: skip
     """Fill the store with every part of this rank's chunks that is not there yet.
@@ -108,16 +116,14 @@ def score(
     """
     params, paths = ctx.params, ctx.paths
     dataset, indices = evaluated(ctx, "test")
-    mine = chunk_starts(ctx, len(indices))[rank::world]
-    left = {
-        role: [start for start in mine if not store.complete(role, start, names)] for role in params.evaluate.classes
-    }
+    mine = dict(list(plan.items())[rank::world])
+    left = {role: store.unfinished(role, mine) for role in params.evaluate.classes}
     with ctx.bar() as bar:
-        task = bar.add_task("evaluate", total=sum(map(len, left.values())) * len(names))
-        for role, starts in left.items():
+        task = bar.add_task("evaluate", total=sum(len(names) for chunks in left.values() for names in chunks.values()))
+        for role, unfinished in left.items():
             refined = np.load(paths.refined / f"maps_{role}.npy", mmap_mode="r")
-            batches = chunks(ctx, dataset, indices, target, role, starts)
-            for start, (batch, classes) in zip(starts, batches, strict=True):
+            batches = chunks(ctx, dataset, indices, target, role, list(unfinished))
+            for (start, names), (batch, classes) in zip(unfinished.items(), batches, strict=True):
                 evaluator = ChunkEvaluator(
                     target, batch, role, classes, params.evaluate, params.perturbation, params.resources.batch_size,
                     params.seed,
@@ -202,7 +208,7 @@ def precision_error(ctx: Context, target: Target, dataset: PreparedImages, indic
 def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
     """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
     methods, left_out = {}, {}
-    for name in ctx.params.evaluate.methods:
+    for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
         reason = refusal(name, target, baseline_settings(ctx))
         if reason:
             ctx.say(f"{name} is left out: it {reason}")

@@ -34,7 +34,8 @@ CODE = (
     "shapley.py",
     "targets.py",
 )
-NOT_IN_A_PART = {"bootstrap", "methods", "slices", "max_failed"}
+NOT_IN_A_PART = {"bootstrap", "methods", "slow", "slices", "max_failed"}
+Plan = dict[int, list[str]]  # the first place of each chunk of images, in order, and the methods that are scored there
 
 
 class PartStore:
@@ -53,8 +54,13 @@ class PartStore:
     def has(self, role: str, start: int, method: str) -> bool:
         return self.file(role, start, method).is_file()
 
-    def complete(self, role: str, start: int, methods: Iterable[str]) -> bool:
-        return all(self.has(role, start, method) for method in methods)
+    def unfinished(self, role: str, plan: Plan) -> Plan:
+        """The chunks of which parts are missing."""
+        return {
+            start: methods
+            for start, methods in plan.items()
+            if not all(self.has(role, start, method) for method in methods)
+        }
 
     def count_parts(self) -> int:
         return len(list(self.folder.glob("*.npz")))
@@ -79,9 +85,9 @@ class PartStore:
         file = self.folder / f"check.{method}.json"
         return json.loads(file.read_text()) if file.is_file() else None
 
-    def drop_failed(self, roles: Iterable[str], starts: Iterable[int], methods: Iterable[str]) -> int:
+    def drop_failed(self, roles: Iterable[str], plan: Plan) -> int:
         """Remove parts in which an image failed, so that they are tried again; returns how many."""
-        places = [(role, start, method) for role in roles for start in starts for method in methods]
+        places = [(role, start, method) for role in roles for start, methods in plan.items() for method in methods]
         failed = [place for place in places if self.has(*place) and self.load(*place).failures]
         for place in failed:
             self.file(*place).unlink()

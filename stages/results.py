@@ -29,15 +29,15 @@ from aha_core.summary import (
 )
 from stages.context import Context
 from stages.outputs import rebuild
-from stages.parts import PartStore
+from stages.parts import PartStore, Plan
 from stages.tracking import Tracker
 
 
-def collect(ctx: Context, store: PartStore, names: list[str], starts: list[int], size: int) -> Scores:
+def collect(ctx: Context, store: PartStore, plan: Plan, size: int) -> Scores:
     """All parts in the order role, chunk, method."""
     scores = Scores(curve_fractions(ctx.params.evaluate.points, size * size)[1].numpy())
     for role in ctx.params.evaluate.classes:
-        for start in starts:
+        for start, names in plan.items():
             for name in names:
                 scores.add(store.load(role, start, name))
     return scores

@@ -22,6 +22,13 @@ class ChecksConfig(Section):
     depths: Count = Field(description="measured steps of the cascade of randomised layers")
 
 
+class SlowConfig(Section):
+    """Methods with many passes per map, which few images must do for."""
+
+    methods: tuple[str, ...] = Field(description="further baselines by name, evaluated on the first images only")
+    images: Count = Field(description="how many; rounded up to whole chunks of resources.batch_size")
+
+
 class EvaluateConfig(Section):
     images: Count = Field(description="test images evaluated, spread evenly over the split")
     classes: Annotated[tuple[ClassRole, ...], Field(min_length=1)] = Field(description="classes explained and scored")
@@ -40,6 +47,7 @@ class EvaluateConfig(Section):
         description="share of a method's images without a usable map above which the exit is 1"
     )
     methods: tuple[str, ...] = Field(description="baselines by name; `aha methods` lists them")
+    slow: SlowConfig
     ig_steps: Count = Field(description="steps of Integrated Gradients")
     rise_masks: Count = Field(description="random masked images per map: RISE, Kernel SHAP and LIME alike")
     patch_grid: Annotated[int, Field(ge=2)] = Field(

@@ -58,6 +58,7 @@ class TrainConfig(Section):
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="images per step over all workers")
     augment: Literal["none", "flip", "crop"] = Field(description="none; horizontal flip; random resized crop and flip")
+    mosaics: Fraction = Field(description="share of the training images that are 2x2 mosaics of random images")
     lr: Positive = Field(description="peak AdamW learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW weight decay")
     warmup: Fraction = Field(description="share of the steps with rising learning rate (from lr/25)")

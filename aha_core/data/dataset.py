@@ -73,12 +73,15 @@ class PreparedImages:
             return None
         return torch.from_numpy(self._masks[self._rows[i]].astype(bool))
 
-    def augmented(self, i: int, generator: torch.Generator) -> UInt8[Tensor, "3 S S"]:
-        """The image under a random change; all randomness is from the generator."""
+    def augmented(self, i: int, generator: torch.Generator, side: int | None = None) -> UInt8[Tensor, "3 s s"]:
+        """The image under a random change, at the given side or the model's input size.
+
+        All randomness is from the generator.
+        """
         image = self._source(i)
         if self.augment == "crop":
             image = _random_crop(image, generator)
-        image = self._resize(image)
+        image = self._resize(image, side)
         if self.augment != "none" and torch.rand((), generator=generator) < 0.5:
             image = transforms.horizontal_flip(image)
         return image
@@ -105,8 +108,8 @@ class PreparedImages:
         image = transforms.pil_to_tensor(decode(data, name))
         return transforms.center_crop(image, [min(image.shape[1:])]) if self.manifest["resize"] == "crop" else image
 
-    def _resize(self, image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        size = [self.image_size, self.image_size]
+    def _resize(self, image: UInt8[Tensor, "3 H W"], side: int | None = None) -> UInt8[Tensor, "3 s s"]:
+        size = [side or self.image_size] * 2
         return image if list(image.shape[1:]) == size else transforms.resize(image, size, antialias=True)
 
     @cached_property

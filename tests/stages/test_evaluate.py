@@ -133,13 +133,27 @@ def test_the_number_of_workers_does_not_matter(ctx):
     target = evaluate.Target.load(ctx.paths.target)
     methods, _ = evaluate.baselines(ctx, target)
     names = ["aha_t0", "aha_t1", *METHODS]
+    plan = evaluate.planned(ctx, 1, methods, 6)
+    assert plan == {0: names, 4: names}
     store = evaluate.PartStore(evaluate.store_folder(ctx))
     for rank in (1, 0):
-        evaluate.score(ctx, target, methods, names, store, rank, world=2)
+        evaluate.score(ctx, target, methods, plan, store, rank, world=2)
     for name in names:
         assert store.has("predicted", 0, name) and store.has("predicted", 4, name)
     evaluate.run(ctx)
     assert outputs(ctx) == whole
+
+
+def test_slow_methods_are_scored_on_the_first_chunks_only(ctx, change):
+    change("evaluate", slow={"methods": ["chefer", "grad_cam"], "images": 3})
+    ctx = Context.create(ctx.paths.root, workers=0)
+    evaluate.run(ctx)
+    scores = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["scores"]["predicted"]
+    images = {name: values["images"] for name, values in scores.items()}
+    assert images == {"aha_t0": 6, "aha_t1": 6, "random": 6, "centre": 6, "grad_cam": 4, "chefer": 4}
+    rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
+    first = rows[rows["method"] == "aha_t0"]["index"].unique()[:4]
+    assert set(rows[rows["method"] == "chefer"]["index"]) == set(first)
 
 
 @pytest.mark.parametrize("way", ["raises", "nan", "shape"])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from sample_images import data_config, write_image
 
+from aha_core.batches import training_image
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_folder, prepare_synthetic
 from aha_core.data.synthetic import draw
@@ -95,6 +96,34 @@ def test_augmentation_is_a_function_of_the_generator(synthetic, augment):
     assert distinct == {"none": 1, "flip": 2, "crop": 8}[augment]
     if augment != "crop":
         assert any(torch.equal(one, images.image(0)) for one in first)
+
+
+def test_mosaics_hold_the_image_in_one_cell(synthetic):
+    """Images of one colour each, so that the cells can be told apart."""
+    images = PreparedImages(synthetic, "train", "flip")
+    images._source = lambda i: torch.full((3, 20, 20), 3 * i, dtype=torch.uint8)
+    images.image_size = 20
+    assert torch.equal(training_image(images, 7, 0.0, torch.Generator().manual_seed(0)), images.image(7))
+    places, others = set(), set()
+    for seed in range(40):
+        mosaic = training_image(images, 7, 1.0, torch.Generator().manual_seed(seed))
+        assert mosaic.shape == (3, 20, 20)
+        assert torch.equal(mosaic, training_image(images, 7, 1.0, torch.Generator().manual_seed(seed)))
+        cells = mosaic[0, 5::10, 5::10].flatten().tolist()
+        places.add(cells.index(21))
+        others |= set(cells)
+    assert places == {0, 1, 2, 3}
+    assert len(others) > 8
+    share = sum(
+        len(training_image(images, 7, 0.3, torch.Generator().manual_seed(seed)).unique()) > 1 for seed in range(200)
+    )
+    assert 40 < share < 80
+
+
+def test_mosaics_of_an_odd_side(synthetic):
+    images = PreparedImages(synthetic, "train", "crop")
+    images.image_size = 21
+    assert training_image(images, 0, 1.0, torch.Generator().manual_seed(0)).shape == (3, 21, 21)
 
 
 def test_crops_have_the_promised_area(synthetic):
