@@ -82,6 +82,20 @@ def _compare(
             table[other][f"{ours}_minus_this"] = _rounded(facts) | {"p_holm": float(f"{next(corrected):.3g}")}
 
 
+def baselines_by_srg(scores: dict[str, Any]) -> list[str]:
+    """Baselines, the best first, of one role's summary: by the distance from AHA in one pass on the images of each.
+
+    The distance is paired, so methods that were scored on fewer images have a place among the others.
+    """
+    ours = headline(scores)[0]
+
+    def distance(method: str) -> float:
+        gap = scores[method].get(f"{ours}_minus_this")
+        return float(gap["mean"] if gap else scores[ours]["srg"]["mean"] - scores[method]["srg"]["mean"])
+
+    return sorted((name for name in scores if not name.startswith(OURS)), key=distance)
+
+
 def srg_table(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     """SRG (mean over references) of the images that every compared method has: index image, one column per method."""
     images = per_image(rows, role)["srg"].unstack("method")

@@ -71,7 +71,7 @@ def run(ctx: Context) -> None:
 
 
 def planned(ctx: Context, steps: int, methods: Iterable[str], count: int) -> Plan:
-    """What is scored on each chunk: AHA after 0 .. steps refinement steps and the methods, the slow ones at first only."""
+    """What is scored on each chunk: AHA after 0 .. steps refinement steps, and methods, slow ones on the first only."""
     own, slow = [f"{OURS}{step}" for step in range(steps + 1)], ctx.params.evaluate.slow
     return {
         start: own + [name for name in methods if start < slow.images or name not in slow.methods]

@@ -100,6 +100,7 @@ def score_row(results: Results, method: str) -> ScoreRow:
     against = own.get(f"{OURS}0_minus_this")
     return ScoreRow(
         method=method,
+        images=own["images"] if own["images"] < max(each["images"] for each in results.scores.values()) else None,
         deletion=estimate(own["deletion"]),
         insertion=estimate(own["insertion"]),
         srg=estimate(own["srg"]),
@@ -151,10 +152,12 @@ def standing(results: Results) -> list[str]:
     for ours, words in ((first, "in one pass"), (last, "after refinement")):
         gap = results.scores[best][f"{ours}_minus_this"]
         sure = gap["low"] > 0 or gap["high"] < 0
-        side = "above" if gap["mean"] > 0 else "below"
+        side, sign = ("above", 1) if gap["mean"] > 0 else ("below", -1)
+        low, high = sorted((sign * gap["low"], sign * gap["high"]))
+        distance = {"mean": sign * gap["mean"], "low": low, "high": high}
         lines.append(
-            f"{words.capitalize()}, AHA is {abs(gap['mean']):.3f} {side} the best baseline, {method_label(best)} "
-            f"({bounds(gap)}, paired by image"
+            f"{words.capitalize()}, AHA is {bounds(distance)} {side} the best baseline, {method_label(best)} "
+            f"(paired by image"
             f"{')' if sure else '; not distinguishable from zero)'}."
         )
     return lines

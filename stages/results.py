@@ -14,8 +14,8 @@ from aha_core.files import atomic_json, atomic_path, atomic_text
 from aha_core.metrics import curve_fractions
 from aha_core.slices import slice_scores, with_facts
 from aha_core.summary import (
-    OURS,
     REFERENCE_FREE,
+    baselines_by_srg,
     headline,
     refinement_curve,
     srg_table,
@@ -82,11 +82,11 @@ def write(
     atomic_text(timings, runtime.to_csv(index=False, lineterminator="\n"))
     tracker.log_metrics(tracked(summary["scores"][role], runtime))
     tracker.log_files([paths.metrics / "evaluation.json", paths.evaluation / "scores.parquet", timings], "evaluation")
-    others = [values["srg"]["mean"] for name, values in summary["scores"][role].items() if not name.startswith(OURS)]
-    last = steps.iloc[-1]
+    chosen, last = summary["scores"][role], steps.iloc[-1]
+    best = [f", best baseline {chosen[name]['srg']['mean']:.3f} ({name})" for name in baselines_by_srg(chosen)[:1]]
     ctx.say(
         f"SRG on {rows['index'].nunique()} images: AHA {steps.iloc[0].srg:.3f} in one pass, "
-        f"{last.srg:.3f} after {int(last.step)} steps" + (f", best baseline {max(others):.3f}" if others else "")
+        f"{last.srg:.3f} after {int(last.step)} steps" + "".join(best)
     )
     for method, entry in summary.get("failures", {}).items():
         ctx.say(f"{method} failed on {entry['failed']} of {entry['of']} images: {entry['example']}")
@@ -96,10 +96,9 @@ def write(
 def headline_scores(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The few numbers that `dvc metrics diff` and `dvc exp show` compare: AHA's first and last step, best baseline."""
     first, last = headline(scores)
-    others = [name for name in scores if not name.startswith(OURS)]
     shown = {"one_pass": first, "refined": last}
-    if others:
-        shown["best_baseline"] = max(others, key=lambda name: scores[name]["srg"]["mean"])
+    if baselines := baselines_by_srg(scores):
+        shown["best_baseline"] = baselines[0]
     return {
         label: {score: scores[name][score]["mean"] for score in ("srg", "deletion", "insertion")}
         for label, name in shown.items()

@@ -30,7 +30,7 @@ class ScoreRow:
     """One method of the main table.
 
     method: its name (aha_t5, grad_cam, …); difference: None for the row that is compared with;
-    energy, pointing: localisation, None where the data has no masks.
+    energy, pointing: localisation, None where the data has no masks; images: where it was scored on fewer than others.
     """
 
     method: str
@@ -40,6 +40,7 @@ class ScoreRow:
     difference: Difference | None = None
     energy: Estimate | None = None
     pointing: Estimate | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)

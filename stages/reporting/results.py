@@ -17,7 +17,7 @@ from aha_core.data.labels import display_names
 from aha_core.figures import method_label
 from aha_core.report import ReportTable
 from aha_core.report.tables import summary_tables
-from aha_core.summary import OURS, headline
+from aha_core.summary import OURS, baselines_by_srg, headline
 from stages.context import Context
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # fractions, deletion, insertion
@@ -56,9 +56,7 @@ class Results:
     @property
     def shown(self) -> list[str]:
         """AHA in one pass and refined, then the baselines from best to worst."""
-        ours = list(dict.fromkeys(headline(self.scores)))
-        others = [name for name in self.scores if not name.startswith(OURS)]
-        return ours + sorted(others, key=lambda name: -self.scores[name]["srg"]["mean"])
+        return list(dict.fromkeys(headline(self.scores))) + baselines_by_srg(self.scores)
 
     @property
     def best_baseline(self) -> str | None:

@@ -57,7 +57,9 @@ CONTENT = ReportContent(
     scores=(
         ScoreRow("aha_t5", estimate(0.1), estimate(0.6), estimate(0.5), None, estimate(0.7), estimate(0.8)),
         ScoreRow("aha_t0", estimate(0.15), estimate(0.55), estimate(0.4), Difference(0.1, 0.08, 0.12, 0.0001)),
-        ScoreRow("grad_cam", estimate(0.3), estimate(0.28), estimate(-0.02), Difference(0.52, 0.5, 0.54, 0.04)),
+        ScoreRow(
+            "grad_cam", estimate(0.3), estimate(0.28), estimate(-0.02), Difference(0.52, 0.5, 0.54, 0.04), images=64
+        ),
     ),
     references={"black": (ReferenceRow("aha_t5", 0.1, 0.6, 0.5), ReferenceRow("rise", 0.3, 0.25, -0.05))},
     figures=(ReportFigure("gallery", "Maps", "Maps of three methods.", picture()),),
@@ -96,6 +98,10 @@ class Page(HTMLParser):
 def html(tmp_path):
     render_report(CONTENT, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
+
+
+def test_methods_scored_on_fewer_images_say_so(html):
+    assert Page(html).text.count("64 images") == 1
 
 
 def test_nothing_is_loaded(html):
