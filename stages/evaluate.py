@@ -21,12 +21,13 @@ from torch import Tensor
 from aha_core.attribution import Explainer
 from aha_core.baselines import BaselineSettings, make_baseline, refusal
 from aha_core.checks import check_method
-from aha_core.config import Params
+from aha_core.config import Params, Precision
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
 from aha_core.measures import in_precision
 from aha_core.perturbation import reference_images
+from aha_core.precision import autocast
 from aha_core.protocols import Attributor
 from aha_core.runtime import measured
 from aha_core.selection import evaluation_indices
@@ -131,7 +132,7 @@ def score(
                 for name in names:
                     bar.update(task, description=name[:12])
                     if not store.has(role, start, name):
-                        with measured(target) as cost:
+                        with measured(target) as cost, autocast(torch.device(ctx.device), precision_of(ctx, name)):
                             if name in methods:
                                 attempt = attempt_maps(methods[name].attribute, batch.x, classes)
                             else:
@@ -181,6 +182,12 @@ def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
         return lambda target: make_baseline(name, target, baseline_settings(ctx))
     intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
     return lambda target: Explainer(target, intact.network, intact.training)
+
+
+def precision_of(ctx: Context, name: str) -> Precision:
+    """Slow methods have their passes in the type of scoring, all others in float32."""
+    config = ctx.params.evaluate
+    return config.precision if name in config.slow.methods else "fp32"
 
 
 def stored(refined: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:

@@ -34,7 +34,7 @@ CODE = (
     "shapley.py",
     "targets.py",
 )
-NOT_IN_A_PART = {"bootstrap", "methods", "slow", "slices", "max_failed"}
+NOT_IN_A_PART = {"bootstrap", "methods", "slices", "max_failed"}
 Plan = dict[int, list[str]]  # the first place of each chunk of images, in order, and the methods that are scored there
 
 

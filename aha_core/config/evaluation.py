@@ -41,7 +41,8 @@ class EvaluateConfig(Section):
         description="columns by which scores are also shown; those that need masks are left out where there are none"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        description="autocast type of the target's passes in scoring; the error of bf16 is measured and stated"
+        description="autocast type of the target's passes in scoring and in slow methods; the error of bf16 is "
+        "measured and stated"
     )
     max_failed: Fraction = Field(
         description="share of a method's images without a usable map above which the exit is 1"

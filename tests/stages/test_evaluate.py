@@ -144,12 +144,22 @@ def test_the_number_of_workers_does_not_matter(ctx):
     assert outputs(ctx) == whole
 
 
-def test_slow_methods_are_scored_on_the_first_chunks_only(ctx, change):
-    change("evaluate", slow={"methods": ["chefer", "grad_cam"], "images": 3})
+def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring(ctx, change, monkeypatch):
+    change("evaluate", slow={"methods": ["chefer", "grad_cam"], "images": 3}, precision="bf16")
+    types: dict[str, set[bool]] = {}
+    for name in ("grad_cam", "centre"):
+        method = BASELINES[name].factory
+
+        def seen(self, x, classes, name=name, original=method._maps):
+            types.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return original(self, x, classes)
+
+        monkeypatch.setattr(method, "_maps", seen)
     ctx = Context.create(ctx.paths.root, workers=0)
     evaluate.run(ctx)
     scores = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["scores"]["predicted"]
     images = {name: values["images"] for name, values in scores.items()}
+    assert types == {"grad_cam": {True}, "centre": {False}}
     assert images == {"aha_t0": 6, "aha_t1": 6, "random": 6, "centre": 6, "grad_cam": 4, "chefer": 4}
     rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
     first = rows[rows["method"] == "aha_t0"]["index"].unique()[:4]
