@@ -1,6 +1,7 @@
 """`aha bench explain`: how fast `aha explain` is, against decoding the same files and passing them through the target.
 
     efficiency = seconds of decoding + plain forward passes / seconds of `aha explain` without scores
+    map cost   = seconds of one-pass maps of decoded images / seconds of plain forward passes of the same
 
 on the same files, with the same threads and batches, in turns so that a busy machine slows both alike. Loading the
 model is outside both. Memory: growth of the process's peak during a quarter of the files and during all of them.
@@ -17,9 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from aha_core.attribution import Explainer
 from aha_core.benchmarks.measure import peak_mb, timed
@@ -36,13 +39,15 @@ from stages.explained import Request
 from stages.image_files import Found, find_images
 from stages.own import load_explainer
 
+DECODED = 64  # images that are held in memory for the cost of a map alone
+
 
 @dataclass(frozen=True)
 class ExplainSpeed:
     """Medians over rounds.
 
     plain, explain: images per second; efficiency: ratio of the seconds; cpu_efficiency: of the process's CPU seconds,
-    which other processes on the machine hardly change; peaks: MB above the start.
+    which other processes on the machine hardly change; map_cost: ratio of the seconds; peaks: MB above the start.
     """
 
     images: int
@@ -50,6 +55,7 @@ class ExplainSpeed:
     explain: float
     efficiency: float
     cpu_efficiency: float
+    map_cost: float
     quarter_peak_mb: float
     peak_mb: float
 
@@ -70,10 +76,11 @@ def run(ctx: Context, out: Path, images: list[str], count: int, rounds: int) -> 
             raise DataError(f"no images in {', '.join(images)}")
         speed = measure(ctx, explainer, files[:count], Path(folder) / "maps", rounds)
     atomic_json(out / "explain.json", facts(ctx) | {"rounds": rounds} | vars(speed))
-    shown = Table("images", "plain, images/s", "explain, images/s", "efficiency", "of CPU time", "peak MB", box=None)
+    columns = ("images", "plain, images/s", "explain, images/s", "efficiency", "of CPU time", "map cost", "peak MB")
+    shown = Table(*columns, box=None)
     shown.add_row(
         str(speed.images), f"{speed.plain:.1f}", f"{speed.explain:.1f}", f"{speed.efficiency:.0%}",
-        f"{speed.cpu_efficiency:.0%}",
+        f"{speed.cpu_efficiency:.0%}", f"{speed.map_cost:.2f}",
         f"{speed.peak_mb:.0f} ({speed.quarter_peak_mb:.0f} for a quarter of the images)",
     )  # fmt: skip
     ctx.console.print(shown)
@@ -100,6 +107,11 @@ def measure(ctx: Context, explainer: Explainer, files: list[Path], maps: Path, r
             (cost(lambda: plain(ctx, explainer, files), device), cost(lambda: explain(files), device))
             for _ in range(rounds + 1)
         ][1:]
+        x = decoded(ctx, explainer, files)
+        maps_and_plain = [
+            (cost(lambda: one_pass_maps(explainer, x), device), cost(lambda: passes(explainer, x), device))
+            for _ in range(rounds + 1)
+        ][1:]
         quarter = peak_mb(lambda: explain(files[: -(-len(files) // 4)]), device)
         whole = peak_mb(lambda: explain(files), device)
     median = statistics.median
@@ -109,6 +121,7 @@ def measure(ctx: Context, explainer: Explainer, files: list[Path], maps: Path, r
         explain=round(len(files) / median(other.wall for _, other in costs), 2),
         efficiency=round(median(one.wall / other.wall for one, other in costs), 3),
         cpu_efficiency=round(median(one.cpu / other.cpu for one, other in costs), 3),
+        map_cost=round(median(one.wall / other.wall for one, other in maps_and_plain), 3),
         quarter_peak_mb=round(quarter, 1),
         peak_mb=round(whole, 1),
     )
@@ -126,6 +139,24 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
     before = time.process_time()
     _, wall = timed(work, device)
     return Cost(wall, time.process_time() - before)
+
+
+def decoded(ctx: Context, explainer: Explainer, files: list[Path]) -> list[Float[Tensor, "B 3 S S"]]:
+    """Up to `DECODED` of the images on the device, in batches as `aha explain` has them."""
+    found = batches(files[:DECODED], explainer.target.image_size, batch_size(ctx), ctx.cores)
+    return [torch.stack([photo.x for _, photo in batch]).to(ctx.device).float() / 255 for batch, _ in found]
+
+
+def one_pass_maps(explainer: Explainer, x: list[Float[Tensor, "B 3 S S"]]) -> None:
+    for batch in x:
+        features = explainer.features(batch)
+        explainer.maps(batch, features, features.logits.argmax(dim=1)[None]).cpu()
+
+
+@torch.no_grad()
+def passes(explainer: Explainer, x: list[Float[Tensor, "B 3 S S"]]) -> None:
+    for batch in x:
+        explainer.target.probabilities(batch).argmax(dim=1).cpu()
 
 
 @torch.no_grad()

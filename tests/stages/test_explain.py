@@ -106,7 +106,7 @@ def test_bench_compares_with_decoding_and_plain_passes(folder):
     bench_explain.run(ctx, folder / "bench", [], count=5, rounds=1)
     found = json.loads((folder / "bench/explain.json").read_text())
     assert found["images"] == 5
-    assert min(found[name] for name in ("plain", "explain", "efficiency")) > 0
+    assert min(found[name] for name in ("plain", "explain", "efficiency", "map_cost")) > 0
     with pytest.raises(AhaError, match="no images in nothing"):
         bench_explain.run(ctx, folder / "bench", ["nothing*"], count=5, rounds=1)
 
