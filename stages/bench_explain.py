@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from aha_core.attribution import Explainer
-from aha_core.benchmarks.measure import peak_mb, timed
+from aha_core.benchmarks.measure import peak_mb
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import DataError
@@ -136,9 +136,11 @@ class Cost:
 
 
 def cost(work: Callable[[], object], device: torch.device) -> Cost:
-    before = time.process_time()
-    _, wall = timed(work, device)
-    return Cost(wall, time.process_time() - before)
+    clock, cpu = time.perf_counter(), time.process_time()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return Cost(time.perf_counter() - clock, time.process_time() - cpu)
 
 
 def decoded(ctx: Context, explainer: Explainer, files: list[Path]) -> list[Float[Tensor, "B 3 S S"]]:

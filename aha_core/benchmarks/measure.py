@@ -1,5 +1,9 @@
 """Time and peak memory of a function, in a process of its own.
 
+Time on a CPU is the process's CPU time over its threads: what the clock shows on an idle machine, where the threads do
+not wait. Other processes take cores away, and wall-clock time with them, but hardly any CPU time, so two measurements
+on a shared machine can be compared. On a GPU it is the clock.
+
 Peak memory of a CPU function is the growth of the process's high-water mark of resident memory (Linux: VmHWM, reset
 before the call), with the C library told to give large blocks back at once; on a GPU it is CUDA's own counter.
 """
@@ -60,7 +64,7 @@ def available_gb() -> float:
 
 
 def seconds(function: Callable[[], object], device: torch.device, repeats: int = 5, enough: float = 5.0) -> float:
-    """Median wall-clock time of a call, after one that does not count; one call only where it takes `enough` s."""
+    """Median time of a call, after one that does not count; one call only where it takes `enough` s."""
     first = timed(function, device)[1]
     if first >= enough:
         return first
@@ -71,12 +75,18 @@ def seconds(function: Callable[[], object], device: torch.device, repeats: int =
 
 
 def timed(function: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """The result and the wall-clock seconds, with the device's queue emptied."""
-    _wait(device)
-    start = time.perf_counter()
+    """The result and the seconds that it took; see above."""
+    start = _now(device)
     result = function()
+    return result, _now(device) - start
+
+
+def _now(device: torch.device) -> float:
+    """Seconds from any start, with the device's queue emptied."""
+    if device.type == "cpu":
+        return time.process_time() / torch.get_num_threads()
     _wait(device)
-    return result, time.perf_counter() - start
+    return time.perf_counter()
 
 
 def _wait(device: torch.device) -> None:

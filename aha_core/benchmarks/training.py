@@ -1,9 +1,9 @@
-"""Cost of a training step, and held-out quality against wall-clock, for two presets on the same target and images.
+"""Cost of a training step, and held-out quality against training time, for two presets on the same target and images.
 
 The step's time is split into the target's masked passes (forward and backward, nothing else) and the rest: target
 features, decoder, ranking, mask upsampling, optimiser, decoding of images. Quality is SRG on held-out images (mean of
 the references), predicted class, of the averaged weights after every `every` seconds of training; scoring does not
-count as training time.
+count as training time. What time is on a shared machine says `aha_core.benchmarks.measure`.
 """
 
 from __future__ import annotations
