@@ -43,7 +43,7 @@ SEED_STREAM = 1_000_003  # keeps the seeds of different evaluation seeds apart
 class Part:
     """One method on one chunk of images for one class role.
 
-    rows: image x reference; free: image, without a reference; localisation: image, where the data has masks;
+    rows: image x reference; free: image, without a reference; localisation: image, where it has a mask;
     curves: reference to [2 b P], deletion first, for the b images without failure; gallery: maps kept for figures;
     failures: image, with the error; cost: what the maps took (see `aha_core.runtime`).
     """
@@ -114,7 +114,7 @@ class ChunkEvaluator:
         self.batch, self.role, self.config = batch, role, config
         seeds = [seed * SEED_STREAM + index for index in batch.indices]
         score_fn = in_precision(target, config.precision)
-        self.scene = Scene(score_fn, batch.x, classes, batch.labels, seeds, batch.masks, batch_size)
+        self.scene = Scene(score_fn, batch.x, classes, batch.labels, seeds, batch.masks, batch_size, batch.void)
         self.counts, _ = curve_fractions(config.points, batch.x.shape[-2] * batch.x.shape[-1])
         self.shuffles = tie_breaks(seeds, int(self.counts[-1])).to(batch.x.device)
         self.removals = {
@@ -163,13 +163,14 @@ class ChunkEvaluator:
         for measure in self.config.measures:
             if measure in REFERENCE_FREE:
                 free |= REFERENCE_FREE[measure](self.scene, ranked)
-        places = localisation(self.scene, ranked) if self.batch.masks is not None else {}
+        shown = [place for place in self.scene.with_object if place in good]
+        placed = tabulated(localisation(self.scene, ranked, shown)) if shown else []
         return Part(
             role=self.role,
             method=method,
             rows=[row for own in rows for row in own],
             free=_joined(facts, tabulated(free), good),
-            localisation=_joined(facts, tabulated(places), good),
+            localisation=[facts[place] | values for place, values in zip(shown, placed, strict=True)],
             curves=kept_curves,
             gallery=attempt.maps[:keep, 0].cpu().numpy().astype(np.float16),
             failures=[facts[place] | {"error": reason} for place, reason in sorted(attempt.errors.items())],

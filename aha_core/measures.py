@@ -46,7 +46,8 @@ class Scene:
     """What one chunk of images is scored with, for one class role.
 
     score_fn: images to class probabilities; classes: the explained ones; labels: ground truth; seeds: one per image;
-    masks: of the objects, where the data has them; batch_size: masked images per call of score_fn.
+    masks: of the objects, empty for an image without one, None where no image has one; batch_size: masked images per
+    call of score_fn; void: pixels that do not count in localisation.
     """
 
     score_fn: ScoreFunction
@@ -56,6 +57,12 @@ class Scene:
     seeds: list[int]
     masks: Bool[Tensor, "B 1 H W"] | None
     batch_size: int
+    void: Bool[Tensor, "B 1 H W"] | None = None
+
+    @property
+    def with_object(self) -> list[int]:
+        """Places of the images with a mask that is not empty."""
+        return [] if self.masks is None else self.masks.flatten(1).any(dim=1).nonzero().flatten().tolist()
 
 
 @dataclass
@@ -119,22 +126,53 @@ def _sparseness(scene: Scene, ranked: Ranked) -> Columns:
     return {"gini": gini(ranked.maps)}
 
 
-def localisation(scene: Scene, ranked: Ranked) -> Columns:
-    """Everything that needs masks. Raises ValueError for a scene without them."""
+def localisation(scene: Scene, ranked: Ranked, places: list[int]) -> Columns:
+    """Everything that needs masks, for the images at these places.
+
+    Void pixels are left out, as if neither image nor map had them; `boundary` and `off_centre`, for which neighbours
+    and places matter, take them as outside. Raises ValueError for a scene without masks.
+    """
     if scene.masks is None:
         raise ValueError("localisation needs masks")
-    maps, masks, seeds = ranked.maps, scene.masks, scene.seeds
+    maps, orders, masks = ranked.maps[places], ranked.orders[places], scene.masks[places]
+    seeds = [scene.seeds[place] for place in places]
+    if scene.void is None:
+        overlap = _overlap(maps, orders, masks, seeds)
+    else:
+        counted = ~scene.void[places]
+        alone = [
+            _overlap(*_pixels(maps[i], orders[i], masks[i], counted[i].flatten()), seeds[i : i + 1])
+            for i in range(len(places))
+        ]
+        overlap = {name: torch.cat([one[name] for one in alone]) for name in alone[0]}
+    return overlap | {
+        "boundary": boundary_alignment(maps, masks, seeds, orders=orders),
+        "off_centre": off_centre(masks).double(),
+    }
+
+
+def _overlap(
+    maps: Float[Tensor, "B 1 H W"], orders: Int[Tensor, "B N"], masks: Bool[Tensor, "B 1 H W"], seeds: list[int]
+) -> Columns:
+    """The measures that are the same however the pixels are arranged."""
     return {
-        "pointing": pointing_hit(maps, masks, seeds, ranked.orders).double(),
+        "pointing": pointing_hit(maps, masks, seeds, orders).double(),
         "energy": energy_in_mask(maps, masks),
-        "rank_accuracy": rank_accuracy(maps, masks, seeds, ranked.orders),
+        "rank_accuracy": rank_accuracy(maps, masks, seeds, orders),
         "best_iou": best_iou(maps, masks),
         "mean_iou": mean_threshold_iou(maps, masks),
         "average_precision": average_precision(maps, masks),
-        "boundary": boundary_alignment(maps, masks, seeds, orders=ranked.orders),
         "area": area_share(masks),
-        "off_centre": off_centre(masks).double(),
     }
+
+
+def _pixels(
+    one_map: Float[Tensor, "1 H W"], order: Int[Tensor, "N"], mask: Bool[Tensor, "1 H W"], counted: Bool[Tensor, "N"]
+) -> tuple[Float[Tensor, "1 1 1 n"], Int[Tensor, "1 n"], Bool[Tensor, "1 1 1 n"]]:
+    """Map, order and mask of the counted pixels alone, in one row."""
+    number = counted.cumsum(dim=0) - 1
+    kept = number[order[counted[order]]]
+    return one_map.flatten()[counted].view(1, 1, 1, -1), kept[None], mask.flatten()[counted].view(1, 1, 1, -1)
 
 
 BY_REFERENCE: dict[str, Callable[[Removal, Ranked, Curves, Tensor], Columns]] = {

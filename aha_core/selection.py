@@ -15,8 +15,9 @@ from aha_core.config import ClassRole
 class ImageBatch:
     """Images of one chunk with what identifies them.
 
-    x: in [0, 1]; labels: logit indices; masks: the object's pixels, where the data has them; indices: places in the
-    split (they seed the tie breaking); names: of the files.
+    x: in [0, 1]; labels: logit indices; masks: the object's pixels, none of them for an image without an object, None
+    where no image has one; indices: places in the split (they seed the tie breaking); names: of the files;
+    void: pixels that do not count in localisation.
     """
 
     x: Float[Tensor, "B 3 H W"]
@@ -24,6 +25,7 @@ class ImageBatch:
     masks: Bool[Tensor, "B 1 H W"] | None
     indices: list[int]
     names: list[str]
+    void: Bool[Tensor, "B 1 H W"] | None = None
 
 
 def evaluation_indices(count: int, total: int) -> list[int]:

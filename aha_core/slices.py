@@ -17,13 +17,16 @@ FEW = 6
 
 
 def with_facts(rows: pd.DataFrame, localisation: pd.DataFrame | None) -> pd.DataFrame:
-    """Rows with the columns that slices are made of: confidence, correct, and with masks object_size, off_centre."""
+    """Rows with the columns that slices are made of: confidence, correct, and with masks object_size, off_centre.
+
+    An image without a mask has neither of the two.
+    """
     table = rows.assign(confidence=rows["probability"], correct=rows["class"] == rows["label"])
     if localisation is None:
         return table
     places = localisation.drop_duplicates(["index", "role"]).set_index(["index", "role"])
     known = table.join(places[["area", "off_centre"]], on=["index", "role"])
-    known["off_centre"] = known["off_centre"] == 1
+    known["off_centre"] = (known["off_centre"] == 1).where(known["off_centre"].notna())
     return known.rename(columns={"area": "object_size"})
 
 
@@ -46,8 +49,10 @@ def slice_scores(table: pd.DataFrame, column: str, resamples: int, seed: int) ->
     """One row per slice and method: number of images, mean deletion, insertion, SRG, and the SRG's 95 % interval.
 
     Args:
-        table: rows of one class role (`with_facts`); references are averaged per image first.
+        table: rows of one class role (`with_facts`); references are averaged per image first, images without a value
+            in the column are left out.
     """
+    table = table[table[column].notna()] if column in table else table
     labelled = table.assign(slice=slice_labels(table, column))
     images = labelled.groupby(["slice", "method", "index"], sort=False)[list(SCORES)].mean().reset_index()
     found = []

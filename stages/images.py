@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from aha_core.config import ClassRole
 from aha_core.data.dataset import PreparedImages
@@ -24,15 +26,23 @@ def evaluated(ctx: Context, split: str) -> tuple[PreparedImages, list[int]]:
 def load(dataset: PreparedImages, indices: list[int], labels: list[int], device: str) -> ImageBatch:
     """Images, logit labels, masks and names of the given places."""
     images, classes = dataset.batch(indices)
-    masks = [dataset.mask(index) for index in indices]
-    stacked = torch.stack([mask for mask in masks if mask is not None])[:, None] if masks[0] is not None else None
     return ImageBatch(
         x=images.to(device).float() / 255,
         labels=torch.tensor([labels[int(label)] for label in classes], device=device),
-        masks=stacked.to(device) if stacked is not None else None,
+        masks=_stacked([dataset.mask(index) for index in indices], device),
         indices=indices,
         names=[dataset.name(index) for index in indices],
+        void=_stacked([dataset.void(index) for index in indices], device),
     )
+
+
+def _stacked(regions: list[Bool[Tensor, "S S"] | None], device: str) -> Bool[Tensor, "B 1 S S"] | None:
+    """Regions of several images, empty for an image without one; None where no image has one."""
+    known = [region for region in regions if region is not None]
+    if not known:
+        return None
+    none = torch.zeros_like(known[0])
+    return torch.stack([none if region is None else region for region in regions])[:, None].to(device)
 
 
 def chunk_starts(ctx: Context, count: int) -> list[int]:
@@ -42,7 +52,7 @@ def chunk_starts(ctx: Context, count: int) -> list[int]:
 
 def chunks(
     ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, role: ClassRole, starts: list[int]
-) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+) -> Iterator[tuple[ImageBatch, Tensor]]:
     """The chunks with these `chunk_starts`, with the class of the role."""
     labels = label_map(dataset.class_names, target.num_classes)
     for start in starts:

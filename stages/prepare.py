@@ -16,6 +16,9 @@ def run(ctx: Context) -> None:
             manifest = prepare_folder(config, seed, out, ctx.progress, threads=ctx.cores)
     counts = ", ".join(f"{sum(per_class.values())} {split}" for split, per_class in manifest["counts"].items())
     ctx.say(f"prepared {counts} images of {len(manifest['class_names'])} classes at {config.image_size} px")
+    if "objects" in manifest:
+        kind = "masks" if config.folder.masks else "boxes"
+        ctx.say(f"{manifest['objects']['images']} images have {kind}; localisation is measured on them alone")
     if manifest["skipped"]:
         first = manifest["skipped"][0]
         ctx.say(f"skipped {len(manifest['skipped'])} unreadable files, e.g. {first['name']}: {first['reason']}")

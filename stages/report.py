@@ -170,7 +170,8 @@ def place(results: Results) -> list[str]:
         return []
     return [
         f"{own['energy']['mean']:.0%} [{own['energy']['low']:.0%}, {own['energy']['high']:.0%}] of the one-pass map's "
-        f"positive mass lies on the labelled object, which covers {own['area']['mean']:.0%} of the image."
+        f"positive mass lies on the labelled object, which covers {own['area']['mean']:.0%} of the image (mean of "
+        f"{own['energy']['n']} images with masks)."
     ]
 
 

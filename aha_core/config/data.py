@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aha_core.config.section import Count, Fraction, Section
 
@@ -22,6 +22,17 @@ class FolderConfig(Section):
     resize: Literal["squash", "crop"] = Field(
         description="squash: both sides to image_size; crop: short side to image_size, centre crop"
     )
+    masks: str = Field(description="folder of one mask per image at the image's path, any ending; empty: no masks")
+    boxes: str = Field(description="CSV file with columns image,x0,y0,x1,y1 in pixels, ends exclusive; empty: no boxes")
+    void: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        description="mask value of pixels that do not count; null: every value but 0 is the object"
+    )
+
+    @model_validator(mode="after")
+    def _masks_or_boxes(self) -> FolderConfig:
+        if self.masks and self.boxes:
+            raise ValueError("masks and boxes are both set; empty one of them")
+        return self
 
 
 class DataConfig(Section):

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from aha_core.data.decode import decode
 from aha_core.data.folder import resolve_root
+from aha_core.data.objects import INSIDE, VOID, Objects, find_objects, object_digest
 from aha_core.data.prepared import content_digest, read_index, read_manifest
 from aha_core.errors import DataError
 
@@ -41,6 +43,8 @@ class PreparedImages:
         index = read_index(folder, split)
         self._names, self._digests = index["name"].combine_chunks(), index["digest"].combine_chunks()
         self._rows = index["row"].to_numpy()
+        self._sizes = np.stack([index["width"].to_numpy(), index["height"].to_numpy()], axis=1)
+        self._known: Any = index["object"].combine_chunks() if "object" in index.column_names else None
         self.labels: Int64[Tensor, " N"] = torch.tensor(index["label"].to_numpy())
         self.image_size: int = self.manifest["image_size"]
         self._root = resolve_root(self.manifest["root"]).resolve() if self.manifest["source"] == "folder" else None
@@ -68,10 +72,18 @@ class PreparedImages:
         return self._resize(self._source(i))
 
     def mask(self, i: int) -> Bool[Tensor, "S S"] | None:
-        """The labelled object's pixels, or None where the data has no masks."""
-        if self._root is not None:
-            return None
-        return torch.from_numpy(self._masks[self._rows[i]].astype(bool))
+        """The labelled object's pixels, from a mask file or boxes by the rule of the image, with nearest neighbours.
+
+        None where there are none, or where nothing of the object is left at the model's input size. Raises DataError
+        for a mask or boxes that are gone or have changed since preparation.
+        """
+        if self._root is None:
+            return torch.from_numpy(self._masks[self._rows[i]].astype(bool))
+        return self._where(i, INSIDE)
+
+    def void(self, i: int) -> Bool[Tensor, "S S"] | None:
+        """The pixels that do not count, or None where there are none; otherwise as `mask`."""
+        return self._where(i, VOID)
 
     def augmented(self, i: int, generator: torch.Generator, side: int | None = None) -> UInt8[Tensor, "3 s s"]:
         """The image under a random change, at the given side or the model's input size.
@@ -105,12 +117,34 @@ class PreparedImages:
             ) from error
         if content_digest(data) != self._digests[i].as_py():
             raise DataError(f"{name} has changed since preparation; run `aha prepare` again")
-        image = transforms.pil_to_tensor(decode(data, name))
+        return self._cut(transforms.pil_to_tensor(decode(data, name)))
+
+    def _cut(self, image: UInt8[Tensor, "C H W"]) -> UInt8[Tensor, "C h w"]:
         return transforms.center_crop(image, [min(image.shape[1:])]) if self.manifest["resize"] == "crop" else image
 
     def _resize(self, image: UInt8[Tensor, "3 H W"], side: int | None = None) -> UInt8[Tensor, "3 s s"]:
         size = [side or self.image_size] * 2
         return image if list(image.shape[1:]) == size else transforms.resize(image, size, antialias=True)
+
+    def _where(self, i: int, value: int) -> Bool[Tensor, "S S"] | None:
+        """Where the object's values, brought to the model's input size, are this one; None for nowhere."""
+        if self._objects is None:
+            return None
+        name, (width, height) = self.name(i), self._sizes[i].tolist()
+        values = self._objects.read(name, (width, height))
+        if object_digest(values) != self._known[i].as_py():
+            raise DataError(f"the mask or boxes of {name} have changed since preparation; run `aha prepare` again")
+        if values is None:
+            return None
+        size = [self.image_size] * 2
+        found = transforms.resize(self._cut(torch.from_numpy(values)[None]), size, InterpolationMode.NEAREST_EXACT)
+        where = found[0] == value
+        return where if where.any() else None
+
+    @cached_property
+    def _objects(self) -> Objects | None:
+        places = self.manifest.get("objects")
+        return find_objects(places["masks"], places["boxes"], places["void"]) if places else None
 
     @cached_property
     def _images(self) -> UInt8[np.ndarray, "N S S 3"]:
@@ -128,7 +162,7 @@ class PreparedImages:
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers open the arrays themselves: pickling a memory map would copy it."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_images", "_masks")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_images", "_masks", "_objects")}
 
 
 def _random_crop(image: UInt8[Tensor, "3 H W"], generator: torch.Generator) -> UInt8[Tensor, "3 h w"]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aha_core.errors import DataError
 
+T = TypeVar("T")
 FORMATS: tuple[str, ...] = (
     "AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF",
     "WEBP", "XBM", "XPM",
@@ -43,10 +46,22 @@ def decode(data: bytes, name: str) -> Image.Image:
 
     Raises DataError naming the file when it is truncated, no image, or of an unsupported kind.
     """
+    return _decoded(data, name, to_rgb)
+
+
+def decode_values(data: bytes, name: str) -> Shaped[np.ndarray, "H W"]:
+    """The values that a file of one channel stores: grey, palette indices or bits; upright.
+
+    Raises DataError as `decode` does, and for several channels.
+    """
+    return _decoded(data, name, _one_channel)
+
+
+def _decoded(data: bytes, name: str, convert: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return convert(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -78,6 +93,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return _grey(np.asarray(image), white=1)
     return image.convert("RGB")
+
+
+def _one_channel(image: Image.Image) -> np.ndarray:
+    if len(image.getbands()) != 1:
+        raise ValueError(f"mode {image.mode}, expected one channel: grey, palette or 1-bit")
+    return np.asarray(image)
 
 
 def _grey(values: np.ndarray, white: int) -> Image.Image:

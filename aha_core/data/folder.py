@@ -34,12 +34,18 @@ def resolve_root(spec: str) -> Path:
     """The image folder. Raises DataError when it is not set or not there, ConfigError for an unset variable."""
     if not spec:
         raise DataError("data.folder.root is empty; set it to a folder of class folders, or use data.source: synthetic")
-    root = expand_path(spec, "data.folder.root")
-    if not root.is_absolute():  # workers and temporary copies of experiments have other working directories
-        raise DataError(f"data.folder.root = {spec!r}: expected an absolute path, $VARIABLE/… or ~/…")
+    root = absolute_path(spec, "data.folder.root")
     if not root.is_dir():
         raise DataError(f"data.folder.root = {spec!r}: no folder {root}; correct the path or the variable")
     return root
+
+
+def absolute_path(spec: str, parameter: str) -> Path:
+    """A path parameter, expanded. Raises DataError for a relative one, ConfigError for an unset variable."""
+    path = expand_path(spec, parameter)
+    if not path.is_absolute():  # workers and temporary copies of experiments have other working directories
+        raise DataError(f"{parameter} = {spec!r}: expected an absolute path, $VARIABLE/… or ~/…")
+    return path
 
 
 def find_classes(root: Path) -> dict[str, Classes]:

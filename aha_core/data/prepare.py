@@ -18,6 +18,7 @@ from aha_core.data.folder import (
     split_rows,
     verify,
 )
+from aha_core.data.objects import find_objects, with_objects
 from aha_core.data.prepared import SPLITS, Progress, Row, content_digest, silent, write_prepared
 from aha_core.data.synthetic import CLASS_NAMES, draw
 from aha_core.files import array_writer
@@ -59,7 +60,7 @@ def prepare_synthetic(config: DataConfig, seed: int, out: Path, progress: Progre
 def prepare_folder(
     config: DataConfig, seed: int, out: Path, progress: Progress | None = None, threads: int = 1
 ) -> dict[str, Any]:
-    """Index the images of class folders; the images stay where they are.
+    """Index the images of class folders, with their masks or boxes; all files stay where they are.
 
     Args:
         config: section `data`.
@@ -72,11 +73,16 @@ def prepare_folder(
         The manifest.
 
     Raises:
-        DataError: unusable folder, too many unreadable files, or too few images (see `aha_core.data.folder`).
+        DataError: unusable folder, too many unreadable files, or too few images (see `aha_core.data.folder`); masks
+            or boxes that do not fit the images (see `aha_core.data.objects`).
     """
+    places = config.folder.model_dump(include={"masks", "boxes", "void"})
+    objects = find_objects(**places)
     root = resolve_root(config.folder.root)
     found = find_classes(root)
     names = sorted(name for classes in found.values() for files in classes.values() for name in files)
+    if objects:
+        objects.check(names)
     checked = verify(root, names, threads, progress or silent)
     skipped = [one for one in checked if isinstance(one, Skipped)]
     refuse_if_too_many(skipped, len(names), config.folder.max_unreadable)
@@ -86,4 +92,7 @@ def prepare_folder(
         "source": "folder", "image_size": config.image_size, "class_names": class_names(found),
         "resize": config.folder.resize, "root": config.folder.root, "skipped": [asdict(one) for one in skipped],
     }  # fmt: skip
+    if objects:
+        rows = with_objects(objects, rows, threads, progress or silent)
+        facts["objects"] = places | {"images": sum(row.object != "" for row in rows)}
     return write_prepared(out, rows, facts)

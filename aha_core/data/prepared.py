@@ -42,7 +42,8 @@ class Row:
     """One image of the index.
 
     split: train, val or test; name: path below the root, or split/number; row: place in images.npy, -1 for files;
-    label: class index; width, height: pixels before resizing, upright; bytes: file size; digest: `content_digest`.
+    label: class index; width, height: pixels before resizing, upright; bytes: file size; digest: `content_digest`;
+    object: that of the object's pixels from a mask file or boxes, empty where there are none.
     """
 
     split: str
@@ -53,6 +54,7 @@ class Row:
     height: int
     bytes: int
     digest: str
+    object: str = ""
 
 
 def content_digest(data: bytes) -> str:
@@ -66,14 +68,16 @@ def write_prepared(out: Path, rows: list[Row], facts: dict[str, Any]) -> dict[st
     Args:
         out: folder of the prepared data.
         rows: the images in the order of the splits.
-        facts: source, image_size, class_names, resize, root and skipped.
+        facts: source, image_size, class_names, resize, root, skipped and, for files with masks or boxes, objects.
 
     Returns:
         The manifest.
     """
     names, size = facts["class_names"], facts["image_size"]
     counted = Counter((row.split, row.label) for row in rows)
-    lines = "\n".join(sorted(f"{row.split} {row.name} {row.label} {row.bytes} {row.digest}" for row in rows))
+    lines = "\n".join(
+        sorted(f"{row.split} {row.name} {row.label} {row.bytes} {row.digest} {row.object}".rstrip() for row in rows)
+    )
     manifest = facts | {
         "images": {split: sum(row.split == split for row in rows) for split in SPLITS},
         "counts": {split: {name: counted[split, label] for label, name in enumerate(names)} for split in SPLITS},

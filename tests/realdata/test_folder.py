@@ -1,24 +1,32 @@
-"""Real class folders: imagenette at 224 pixels and Tiny ImageNet."""
+"""Real class folders: imagenette at 224 pixels, Tiny ImageNet, and photographs of PASCAL VOC with masks."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
-from aha_core.config import DataConfig
+from aha_core.baselines import BaselineSettings, make_baseline
+from aha_core.config import DataConfig, load_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.decode import read_image
 from aha_core.data.labels import display_names, label_map
 from aha_core.data.prepare import prepare_folder
+from aha_core.evaluation import ChunkEvaluator, attempt_maps
+from aha_core.targets import Target
+from stages.images import load
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif("AHA_REAL_DATA" not in os.environ, reason="set AHA_REAL_DATA to the image folder")
 
 
-def config(root: str, size: int, fraction: float) -> DataConfig:
+def config(root: str, size: int, fraction: float, **more) -> DataConfig:
     folder = {"root": root, "val_fraction": fraction, "max_unreadable": 0, "resize": "squash"}
+    folder |= {"masks": "", "boxes": "", "void": None} | more
     synthetic = {"train": 1, "val": 1, "test": 1}
     return DataConfig.model_validate({"source": "folder", "image_size": size, "synthetic": synthetic, "folder": folder})
 
@@ -59,3 +67,38 @@ def test_tiny_imagenet_is_enlarged(tmp_path):
     assert manifest["images"] == {"train": 12800, "val": 1600, "test": 1600}
     assert manifest["enlarged"] == 16000
     assert PreparedImages(tmp_path / "out", "val").image(0).shape == (3, 224, 224)
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory) -> Path:
+    """Links to twelve dogs and twelve cats of VOC, and to the folder of all masks for either class."""
+    root, voc = tmp_path_factory.mktemp("animals"), Path(os.environ["AHA_REAL_DATA"]) / "voc_animals_mini"
+    (root / "masks").mkdir()
+    facts = json.loads((voc / "annotations.json").read_text())
+    for name in ("cat", "dog"):
+        (root / "images" / name).mkdir(parents=True)
+        (root / "masks" / name).symlink_to(voc / "masks")
+        for one in [one for one in facts if one["class"] == name][:12]:
+            (root / "images" / name / one["file"]).symlink_to(voc / "images" / one["file"])
+    return root
+
+
+@pytest.mark.parametrize("rule", ["squash", "crop"])
+def test_the_centre_baseline_on_photographs_with_masks(animals, tmp_path, rule):
+    places = {"masks": str(animals / "masks"), "void": 255, "resize": rule}
+    manifest = prepare_folder(config(str(animals / "images"), 64, 0.45, **places), 0, tmp_path)
+    assert manifest["objects"]["images"] == 24
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, embed_dim=12, depth=1, num_heads=1, num_classes=2)
+    target, params, rows, void = Target("vit", model, 64, ["cat", "dog"]), load_params(ROOT / "params.yaml"), [], 0
+    centre = make_baseline("centre", target, BaselineSettings(0, 1, 1, 1, 1, 8, lambda x: x, None))
+    settings = params.evaluate.model_copy(update={"measures": (), "references": ("black",), "points": 2})
+    for split in ("train", "val", "test"):
+        images = PreparedImages(tmp_path, split)
+        batch = load(images, list(range(len(images))), [0, 1], "cpu")
+        void += sum(images.void(i) is not None for i in range(len(images)))
+        chunk = ChunkEvaluator(target, batch, "label", batch.labels, settings, params.perturbation, 8, 0)
+        rows += chunk.score("centre", attempt_maps(centre.attribute, batch.x, batch.labels)).localisation
+    assert len(rows) == 24 and void > 0
+    energy, area = (sum(row[name] for row in rows) / 24 for name in ("energy", "area"))
+    assert 0.1 < area < 0.6 and energy > area + 0.08
+    assert sum(row["pointing"] for row in rows) >= 15

@@ -60,7 +60,8 @@ def test_missing_folder_and_unset_variable(workspace, change):
         ("/nowhere/at/all", "/nowhere/at/all"),
         ("images", "expected an absolute path"),
     ]:
-        change("data", folder={"root": root, "val_fraction": 0.2, "max_unreadable": 0.0, "resize": "squash"})
+        folder = {"root": root, "val_fraction": 0.2, "max_unreadable": 0.0, "resize": "squash"}
+        change("data", folder=folder | {"masks": "", "boxes": "", "void": None})
         before = sorted((workspace / "outputs/data").iterdir())
         done = aha("prepare", cwd=workspace)
         assert done.returncode == 1

@@ -9,7 +9,8 @@ import torch
 from aha_core.config import load_params
 from aha_core.errors import AttributionError, ConfigError, DataError
 from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps
-from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
+from aha_core.measures import BY_REFERENCE, REFERENCE_FREE, Ranked, Scene, localisation, tabulated
+from aha_core.metrics import removal_order
 from aha_core.runtime import measured
 from aha_core.selection import ImageBatch
 from aha_core.slices import slice_labels, slice_scores, with_facts
@@ -213,6 +214,86 @@ class TestSummary:
         }  # fmt: skip
 
 
+SOME_MASKS = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+SOME_MASKS[0, :, 3:20, 5:18] = SOME_MASKS[2, :, 10:13] = True
+SOME_VOID = torch.zeros_like(SOME_MASKS)
+SOME_VOID[0, :, 20:24] = SOME_VOID[2, :, :, :9] = True
+SOME_MASKS &= ~SOME_VOID
+
+
+def places(target, step: int, masks, void, errors: dict[int, str] | None = None) -> list[dict]:
+    """Rows of localisation of four images, evaluated in chunks of this size."""
+    params = load_params(ROOT / "params.yaml")
+    config = params.evaluate.model_copy(update={"measures": (), "references": ("black",), "points": 3})
+    source = torch.Generator().manual_seed(5)
+    images, maps = torch.rand((4, 3, 32, 32), generator=source), torch.rand((4, 1, 32, 32), generator=source)
+    classes, rows = torch.tensor([0, 1, 2, 0]), []
+    for start in range(0, 4, step):
+        own = slice(start, start + step)
+        known, unknown = (one[own] if one is not None and one[own].any() else None for one in (masks, void))
+        batch = ImageBatch(images[own], classes[own], known, [0, 1, 2, 3][own], list("abcd")[own], unknown)
+        chunk = ChunkEvaluator(target, batch, "predicted", classes[own], config, params.perturbation, 8, 0)
+        failed = {place - start: why for place, why in (errors or {}).items() if 0 <= place - start < step}
+        rows += chunk.score("x", Attempt(maps[own], failed)).localisation
+    return rows
+
+
+class TestImagesWithoutMasks:
+    @pytest.mark.parametrize("void", [None, SOME_VOID])
+    def test_they_have_no_rows_and_chunks_do_not_matter(self, target, void):
+        whole = places(target, 4, SOME_MASKS, void)
+        assert [(row["image"], row["index"]) for row in whole] == [("a", 0), ("c", 2)]
+        for step in (1, 2, 3):
+            assert pd.DataFrame(places(target, step, SOME_MASKS, void)).round(9).equals(pd.DataFrame(whole).round(9))
+
+    def test_no_masks_at_all(self, target):
+        assert places(target, 4, None, None) == places(target, 4, torch.zeros_like(SOME_MASKS), None) == []
+
+    def test_beside_failures(self, target):
+        rows = places(target, 4, SOME_MASKS, None, {0: "nan", 1: "nan"})
+        assert [row["image"] for row in rows] == ["c"]
+        assert rows == places(target, 4, SOME_MASKS, None)[1:]
+        assert places(target, 4, SOME_MASKS, SOME_VOID, {0: "nan", 2: "nan"}) == []
+
+
+class TestVoid:
+    MAP = torch.tensor([[9.0, 3.0, 1.0], [8.0, 2.0, 0.0], [7.0, 4.0, 1.0]])[None, None]
+    OBJECT = torch.tensor([[0, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)[None, None]
+    LEFT = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 0, 0]], dtype=torch.bool)[None, None]
+
+    def measured(self, void, maps=MAP):
+        none = torch.tensor([0])
+        scene = Scene(lambda x: x[:, :, 0, 0], torch.zeros(1, 3, 3, 3), none, none, [0], self.OBJECT, 1, void)
+        return tabulated(localisation(scene, Ranked(maps, removal_order(maps, [0])), [0]))[0]
+
+    def test_hand_computed(self):
+        """Left are 3 1 / 2 0 / 4 1, with the object at 3 and 2; the mean is 11 / 6."""
+        row = self.measured(self.LEFT)
+        assert row["pointing"] == 0  # at 4
+        assert row["energy"] == pytest.approx(5 / 11)
+        assert row["rank_accuracy"] == pytest.approx(1 / 2)  # 4 and 3
+        assert row["area"] == pytest.approx(2 / 6)
+        assert row["best_iou"] == pytest.approx(2 / 3)  # 4, 3, 2
+        assert row["mean_iou"] == pytest.approx(2 / 3)
+        assert row["average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+        counted = self.measured(None)
+        assert counted["energy"] == pytest.approx(5 / 35) and counted["rank_accuracy"] == 0
+        assert counted["area"] == pytest.approx(2 / 9)
+
+    def test_the_map_there_matters_to_the_boundary_alone(self):
+        other = self.MAP.clone()
+        other[..., 0] = torch.tensor([-5.0, 2.0, 100.0])
+        assert self.measured(self.LEFT, other) | {"boundary": 0} == self.measured(self.LEFT) | {"boundary": 0}
+
+    def test_no_void_pixel_is_as_without(self):
+        assert self.measured(torch.zeros_like(self.LEFT)) == pytest.approx(self.measured(None))
+
+    def test_an_object_that_is_all_that_counts(self):
+        row = self.measured(~self.OBJECT)
+        assert row["mean_iou"] == 0.5  # the mean of 3 and 2 lies between them
+        assert all(row[name] == 1 for name in row if name not in ("mean_iou", "boundary", "off_centre"))
+
+
 class TestSlices:
     def test_by_value_and_by_tercile(self):
         facts = with_facts(ROWS, None)
@@ -229,6 +310,14 @@ class TestSlices:
         )
         parts = slice_scores(with_facts(ROWS, places), "off_centre", 20, 0)
         assert parts[parts["method"] == "rise"].set_index("slice")["srg"].to_dict() == {"True": 0.1, "False": 0.25}
+
+    def test_images_without_a_mask_are_in_no_slice_of_it(self):
+        places = pd.DataFrame({"index": [0, 2], "role": "predicted", "area": [0.1, 0.3], "off_centre": [1, 0]})
+        facts = with_facts(ROWS, places)
+        for column, images in (("off_centre", {"True": 1, "False": 1}), ("object_size", {"0.1": 1, "0.3": 1})):
+            parts = slice_scores(facts, column, 20, 0)
+            assert parts[parts["method"] == "rise"].set_index("slice")["images"].to_dict() == images
+        assert slice_scores(facts, "correct", 20, 0).groupby("method")["images"].sum().eq(3).all()
 
     def test_unknown_column(self):
         with pytest.raises(ConfigError, match="no column 'size'; with this data: .*confidence"):

@@ -31,6 +31,7 @@ def data(tmp_path_factory) -> dict[str, PreparedImages]:
             values[top : top + 16, left : left + 16] = colour
             Image.fromarray(values).save(root / name / f"{index}.png")
     settings = {"root": str(root), "val_fraction": 0.1, "max_unreadable": 0, "resize": "squash"}
+    settings |= {"masks": "", "boxes": "", "void": None}
     parameters = {"source": "folder", "image_size": 32, "synthetic": {"train": 1, "val": 1, "test": 1}}
     out: Path = tmp_path_factory.mktemp("data")
     prepare_folder(DataConfig.model_validate(parameters | {"folder": settings}), 0, out)

@@ -19,7 +19,8 @@ def write_image(file: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> 
 
 
 def data_config(root: Path | str = "", **folder) -> DataConfig:
-    settings = {"root": str(root), "val_fraction": 0.25, "max_unreadable": 0.1, "resize": "squash"} | folder
+    settings = {"root": str(root), "val_fraction": 0.25, "max_unreadable": 0.1, "resize": "squash"}
+    settings |= {"masks": "", "boxes": "", "void": None} | folder
     return DataConfig.model_validate(
         {
             "source": "folder" if root else "synthetic",
