@@ -13,7 +13,18 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from aha_core.figures.overlay import overlay
-from aha_core.figures.style import AHA_COLOUR, INK, MUTED, line_styles, method_label, new_figure, picture, plain
+from aha_core.figures.style import (
+    AHA_COLOUR,
+    INK,
+    MUTED,
+    RULE,
+    is_aha,
+    line_styles,
+    method_label,
+    new_figure,
+    picture,
+    plain,
+)
 
 FRESH_COLOUR = "#0072b2"
 MARKER_COLOUR = "#00e5ff"  # the outline of a marker: not in the maps' colours
@@ -126,6 +137,34 @@ def marker_strip_figure(
     grid[0, 0].set_title("image, class, p", fontsize=8.5, color=MUTED)
     for column, step in enumerate(steps, start=1):
         grid[0, column].set_title(f"T = {step}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
+    return figure
+
+
+def localisation_figure(table: pd.DataFrame) -> Figure:
+    """Energy in the mask and pointing game of each method, the most energy on top; dashed: the objects' area.
+
+    Args:
+        table: rows with method, area, and energy and pointing with their _low and _high.
+    """
+    table = table.sort_values("energy")
+    figure = new_figure(10, 0.36 * len(table) + 1.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = (
+        ("energy", "Energy in the mask", "share of the map's positive part"),
+        ("pointing", "Pointing game", "share of the images"),
+    )
+    for axes, (column, title, unit) in zip(panels, shown, strict=True):
+        plain(axes, title, unit, "")
+        axes.grid(axis="x", color=RULE)
+        axes.grid(axis="y", visible=False)
+        for place, row in enumerate(table.to_dict("records")):
+            colour = AHA_COLOUR if is_aha(row["method"]) else INK
+            low, high = row[f"{column}_low"], row[f"{column}_high"]
+            axes.plot((low, high), (place, place), color=colour, lw=1.6)
+            axes.plot(row[column], place, "o", color=colour, ms=5)
+    panels[0].axvline(table["area"].mean(), color=MUTED, ls="--", lw=1.2, label="area of the object")
+    panels[0].legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    panels[0].set_yticks(range(len(table)), [method_label(method) for method in table["method"]])
     return figure
 
 

@@ -138,6 +138,41 @@ def sanity(
     run(context(params, device, threads), out, images, depths, paper_explainer, tuple(method))
 
 
+@study.command("localisation")
+def localisation(
+    folder: Annotated[Path, typer.Argument(help="Folder of images.", exists=True, file_okay=False)],
+    masks: Annotated[
+        Path | None, typer.Option("--masks", help="Folder of mask files at the images' paths.", exists=True)
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option("--boxes", help="CSV file of boxes: image,x0,y0,x1,y1.", exists=True, dir_okay=False)
+    ] = None,
+    void: Annotated[int | None, typer.Option("--void", help="Mask value of pixels that do not count.")] = None,
+    out: Out = OUT,
+    images: Annotated[int | None, typer.Option("--images", min=2, help="At most so many, evenly spread.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps T.")] = 0,
+    explainer: Annotated[str | None, typer.Option("--explainer", help="As in `aha explain`.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="As in `aha explain`.")] = None,
+    target_weights: Annotated[Path | None, typer.Option("--target-weights", help="As in `aha explain`.")] = None,
+    method: Methods = ["random", "centre", "chefer", "grad_cam"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Do maps lie on the objects of a folder of images with masks or boxes?"""
+    from aha_core.data.objects import BoxTable, MaskFolder
+    from aha_core.errors import ConfigError
+    from stages.own import load_explainer
+    from stages.studies.localisation import run
+
+    if (masks is None) == (boxes is None):
+        raise ConfigError("give the objects by one of --masks FOLDER and --boxes FILE")
+    objects = MaskFolder(masks, void) if masks else BoxTable(boxes)
+    ctx = context(params, device, threads)
+    loaded = load_explainer(ctx, explainer, target, target_weights)
+    run(ctx, out, folder, objects, loaded, images, steps, tuple(method))
+
+
 @study.command("mixture")
 def mixture(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
