@@ -82,6 +82,9 @@ class FastShapConfig(Section):
 
 class RefineConfig(Section):
     steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps on the map, T")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        description="an image stops when the mean score of so many steps is not above that of as many before; 0: never"
+    )
     lr: Positive = Field(description="Adam learning rate on the standardised map")
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(

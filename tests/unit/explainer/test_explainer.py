@@ -11,7 +11,7 @@ from aha_core.explainer.model import logit_lens
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
-from aha_core.refinement import refine
+from aha_core.refinement import Refinement, refine, stalled
 from aha_core.targets import Target, create_model
 from tests.conftest import small_params
 
@@ -103,10 +103,12 @@ class BrightCorner(Target):
         return torch.stack([1 - bright, bright], dim=1).clamp_min(1e-9).log()
 
 
-def run_refine(x, start, steps):
-    config = PARAMS.refine.model_copy(update={"steps": steps, "references": ("black",), "fractions": 2})
+def run_refine(x, start, steps, patience=0, passes=None) -> Refinement:
+    config = PARAMS.refine.model_copy(
+        update={"steps": steps, "patience": patience, "references": ("black",), "fractions": 2}
+    )
     classes = torch.ones(len(x), dtype=torch.long)
-    passes = MaskedPasses(BrightCorner(), "fp32", 1.0)
+    passes = passes or MaskedPasses(BrightCorner(), "fp32", 1.0)
     return refine(passes, x, start, classes, config, PARAMS.ranking, PARAMS.perturbation, seed=0)
 
 
@@ -127,3 +129,53 @@ def test_refinement_of_an_image_does_not_depend_on_its_batch_and_zero_steps_chan
     alone = run_refine(x[1:2], start[1:2], steps=2).maps[-1]
     assert torch.allclose(together[1:2], alone, atol=1e-4)
     assert run_refine(x, start, steps=0).maps.shape[0] == 1
+
+
+def stopping_images():
+    """Images and maps of which some stop within ten steps."""
+    x = torch.rand(6, 3, SIZE, SIZE, generator=generator(4))
+    return x, torch.randn(6, 1, SIZE, SIZE, generator=generator(3))
+
+
+def test_an_image_stops_when_the_mean_of_its_last_steps_is_not_above_that_of_the_steps_before():
+    rising, noisy, level, falling = [0.9, 0.5, 0.4, 0.3], [0.5, 0.9, 0.2, 0.3], [0.5] * 4, [0.4, 0.5, 0.6, 0.7]
+    objective = torch.tensor([rising, noisy, level, falling]).T
+    assert stalled(objective, 2).tolist() == [False, False, True, True]
+    assert stalled(objective, 1).tolist() == [False, True, True, True]
+    assert stalled(torch.cat([objective[:1] - 9, objective]), 2).tolist() == [False, False, True, True]
+    assert not stalled(objective[:3], 2).any()
+    assert not stalled(objective, 0).any()
+
+
+def test_an_image_that_has_stopped_keeps_its_map_and_costs_no_more_passes():
+    x, start = stopping_images()
+    passes = MaskedPasses(BrightCorner(), "fp32", 1.0)
+    result, all_steps = run_refine(x, start, 10, patience=2, passes=passes), run_refine(x, start, 10)
+    taken = result.taken.tolist()
+    assert 4 <= min(taken) < max(taken)
+    assert passes.images == 2 * 2 * sum(taken)
+    assert all_steps.taken.tolist() == [10] * 6
+    assert result.maps.shape == all_steps.maps.shape and result.objective.shape == (10, 6)
+    for image, steps in enumerate(taken):
+        own, whole = result.maps[:, image], all_steps.maps[:, image]
+        torch.testing.assert_close(own[: steps + 1], whole[: steps + 1], atol=1e-4, rtol=0)  # Adam's state stays right
+        assert not torch.equal(own[steps], own[steps - 1])
+        assert all(torch.equal(later, own[steps]) for later in own[steps:])
+        assert result.objective[:steps, image].isfinite().all() and result.objective[steps:, image].isnan().all()
+
+
+def test_an_image_stops_at_the_same_step_alone_and_in_a_batch():
+    x, start = stopping_images()
+    together = run_refine(x, start, 10, patience=2)
+    for image in range(len(x)):
+        alone = run_refine(x[image : image + 1], start[image : image + 1], 10, patience=2)
+        assert alone.taken == together.taken[image]
+        torch.testing.assert_close(alone.maps[:, 0], together.maps[:, image], atol=1e-4, rtol=0)
+
+
+def test_the_explainer_stops_as_its_settings_say():
+    explainer, x = make_explainer(make_target()), images()
+    explainer.refinement = explainer.refinement.model_copy(update={"patience": 1})
+    result = explainer.refine(x, explainer.attribute(x, 3), 3, steps=6)
+    assert result.taken.min() < 6 and result.maps.shape[0] == 7
+    torch.testing.assert_close(explainer.attribute(x, 3, steps=6), result.maps[-1])
