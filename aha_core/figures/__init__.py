@@ -12,7 +12,13 @@ from aha_core.figures.lines import (
 from aha_core.figures.overlay import diverging, overlay
 from aha_core.figures.pictures import gallery_figure, hero_figure, soft_masks_figure, strip_figure
 from aha_core.figures.show import show
-from aha_core.figures.studies import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
+from aha_core.figures.studies import (
+    marker_strip_figure,
+    sanity_figure,
+    shortcut_figure,
+    tradeoff_figure,
+    transfer_figure,
+)
 from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
 
@@ -38,6 +44,7 @@ __all__ = [
     "srg_by_step_figure",
     "strip_figure",
     "to_png",
+    "tradeoff_figure",
     "training_curve_figure",
     "transfer_figure",
 ]
