@@ -6,8 +6,8 @@
               `evaluate.references`, number format of `evaluate.precision`
 
 One run of refinement gives AHA after 0 .. T steps, and one run of RISE all its numbers of masks, because the masks of
-fewer are the first of more. The seconds of such a run are shared out by the passes that each row needs. The explainer's
-own network is no pass of the target; it shows in the seconds.
+fewer are the first of more. Passes and seconds of such a run are shared out by the steps taken up to each row, or by
+the masks. The explainer's own network is no pass of the target; it shows in the seconds.
 """
 
 from __future__ import annotations
