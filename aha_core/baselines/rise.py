@@ -9,6 +9,8 @@ Removed pixels are black in pixel space. All images share the masks of one seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -25,16 +27,25 @@ class Rise(Baseline):
     """Randomised input sampling; no gradients."""
 
     def _maps(self, x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, "B"]) -> Float[Tensor, "B 1 H W"]:
-        maps = x.new_zeros(len(x), 1, *x.shape[-2:])
+        return self.growing(x, classes, (self.settings.rise_masks,))[0]
+
+    @torch.no_grad()
+    def growing(
+        self, x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, "B"], counts: Sequence[int]
+    ) -> Float[Tensor, "K B 1 H W"]:
+        """Maps of the first N masks for each N of the rising `counts`, for the passes of the last: one sum."""
+        total = x.new_zeros(len(x), 1, *x.shape[-2:])
         generator = torch.Generator().manual_seed(self.settings.seed)
-        with torch.no_grad():
-            for count in _batch_counts(self.settings.rise_masks, self.settings.batch_size):
-                masks = random_masks(count, x.shape[-2:], generator).to(x)
+        maps = []
+        for before, count in pairwise((0, *counts)):
+            for size in _batch_counts(count - before, self.settings.batch_size):
+                masks = random_masks(size, x.shape[-2:], generator).to(x)
                 for i, image in enumerate(x):
                     probabilities = self.target.probabilities(image * masks)
-                    weights = class_scores(probabilities, classes[i].expand(count))
-                    maps[i] += torch.einsum("n,nchw->chw", weights, masks)
-        return maps / (KEEP * self.settings.rise_masks)
+                    weights = class_scores(probabilities, classes[i].expand(size))
+                    total[i] += torch.einsum("n,nchw->chw", weights, masks)
+            maps.append(total / (KEEP * count))
+        return torch.stack(maps)
 
 
 def random_masks(count: int, size: torch.Size, generator: torch.Generator) -> Float[Tensor, "N 1 H W"]:

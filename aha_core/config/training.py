@@ -82,6 +82,9 @@ class FastShapConfig(Section):
 
 class RefineConfig(Section):
     steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps on the map, T")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        description="every so many steps the score is measured, and an image stops where it has not risen; 0: never"
+    )
     lr: Positive = Field(description="Adam learning rate on the standardised map")
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(

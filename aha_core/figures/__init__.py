@@ -17,6 +17,7 @@ from aha_core.figures.studies import (
     marker_strip_figure,
     sanity_figure,
     shortcut_figure,
+    tradeoff_figure,
     transfer_figure,
 )
 from aha_core.figures.study import correlation_figure, settings_figure
@@ -45,6 +46,7 @@ __all__ = [
     "srg_by_step_figure",
     "strip_figure",
     "to_png",
+    "tradeoff_figure",
     "training_curve_figure",
     "transfer_figure",
 ]

@@ -1,4 +1,4 @@
-"""Figures of the shortcut, the transfer and the sanity study: AHA over refinement steps, other methods beside it."""
+"""Figures of the shortcut, transfer, sanity and tradeoff studies: AHA over steps, other methods beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from aha_core.figures.overlay import overlay
 from aha_core.figures.style import (
@@ -112,6 +112,55 @@ def sanity_figure(table: pd.DataFrame) -> Figure:
         axes.axhline(0, color=MUTED, lw=0.8)
     panels[1].legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
+
+
+def tradeoff_figure(table: pd.DataFrame) -> Figure:
+    """SRG over passes of the target and over seconds per map: AHA over T and RISE over N as lines, the rest as points.
+
+    Args:
+        table: columns method, setting, steps, masks, passes, seconds_on_this_machine, srg, low, high.
+    """
+    figure = new_figure(11.5, 5.0)
+    panels = figure.subplots(1, 2, sharey=True)
+    styles = line_styles(list(table.method.unique()))
+    shown = (
+        ("passes", "Over passes of the target", "passes per map; a backward pass counts as two", "SRG"),
+        ("seconds_on_this_machine", "Over time", "seconds per map on the machine that measured", ""),
+    )
+    series = list(table.fillna({"setting": ""}).groupby(["method", "setting"], sort=False))
+    ours = [setting for (method, setting), _ in series if method == "aha"]
+    for axes, (column, title, x_label, y_label) in zip(panels, shown, strict=True):
+        plain(axes, title, x_label, y_label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        for (method, setting), rows in series:
+            x, colour = rows[column], styles[method].colour
+            label = method_label(method) + f", {setting}" * bool(setting)
+            if method not in ("aha", "rise"):
+                bars = [rows.srg - rows.low, rows.high - rows.srg]
+                axes.errorbar(x, rows.srg, bars, fmt="D", ms=5.5, color=colour, lw=1.4, capsize=2.5, label=label)
+                continue
+            rise, last = method == "rise", method == "rise" or setting == ours[-1]
+            offset = (-8, 3) if rise else (0, 9 if last else -16)
+            axes.plot(x, rows.srg, ls="-" if last else ":", marker="o", ms=5, mfc=colour if last else "white",
+                      color=colour, lw=2.2, label=label, zorder=5 if last else 4)  # fmt: skip
+            axes.fill_between(x, rows.low, rows.high, color=colour, alpha=0.1, lw=0)
+            for place, text in _labelled(rows, first=setting == ours[0]):
+                axes.annotate(text, (x.iloc[place], rows.srg.iloc[place]), offset, textcoords="offset points",
+                              fontsize=8, color=colour, ha="right" if rise else "center", zorder=6)  # fmt: skip
+        axes.margins(x=0.08, y=0.12)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5, labelcolor=INK)
+    return figure
+
+
+def _labelled(rows: pd.DataFrame, first: bool) -> list[tuple[int, str]]:
+    """Places of a line with their texts: AHA's last step, the one pass that its lines share once, all of RISE's."""
+    if rows.steps.isna().any():
+        return [(place, f"{masks:,.0f} masks") for place, masks in enumerate(rows.masks)]
+    last = len(rows) - 1
+    return [(place, f"T = {rows.steps.iloc[place]:.0f}") for place in sorted({0 if first else last, last})]
 
 
 def marker_strip_figure(

@@ -82,6 +82,22 @@ def localisation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def tradeoff(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    ours, rise = table[table.method == "aha"], table[table.method == "rise"].iloc[-1]
+    once, last = ours[ours.steps == 0].iloc[0], ours.iloc[-1]
+    others = "; ".join(
+        f"{method_label(row.method)} {priced(row)}" for row in table[~table.method.isin(["aha", "rise"])].itertuples()
+    )
+    return (
+        f"SRG on {facts['images']} images: AHA in one pass {priced(once)}, after {last.steps:.0f} steps with "
+        f"{last.setting} {priced(last)}; RISE with {rise.masks:,.0f} masks {priced(rise)}"
+        + (f"; {others}." if others else "."),
+        f"On the same images, AHA in one pass minus RISE: {once.minus_rise:+.3f} [{once.minus_rise_low:+.3f}, "
+        f"{once.minus_rise_high:+.3f}]; after the steps {last.minus_rise:+.3f} [{last.minus_rise_low:+.3f}, "
+        f"{last.minus_rise_high:+.3f}].",
+    )
+
+
 def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     own = table[table.default.astype(bool)].iloc[0]
     return (
@@ -98,6 +114,9 @@ STUDIES = (
     Study("transfer", "Other targets", "transfer.csv", {
         "transfer.png": "SRG over refinement steps on each target; a fresh explainer where one was trained.",
     }, transfer),
+    Study("tradeoff", "What better maps cost", "tradeoff.csv", {
+        "tradeoff.png": "SRG over passes of the target and over seconds per map, with 95 % intervals.",
+    }, tradeoff),
     Study("sanity", "Does the map follow the weights?", "sanity.csv", {
         "sanity.png": "Likeness to the intact target's map while layers are made random from the output downwards.",
     }, sanity),
@@ -156,6 +175,12 @@ def same_target(ctx: Context, facts: dict[str, Any]) -> bool:
     params = ctx.params
     own = {"target": params.target.name, "image_size": params.data.image_size, "seed": params.seed}
     return all(facts.get(name, value) == value for name, value in own.items())
+
+
+def priced(row: Any) -> str:
+    """The score with its interval, and what a map costs."""
+    cost = f"{row.passes:,.0f} pass{'' if row.passes == 1 else 'es'}"
+    return f"{row.srg:.3f} [{row.low:.3f}, {row.high:.3f}] ({cost})"
 
 
 def interval(row: Any, name: str) -> str:

@@ -22,6 +22,10 @@ FineTuneSteps = Annotated[int, typer.Option("--fine-tune-steps", min=1, help="St
 LearningRate = Annotated[
     float | None, typer.Option("--fine-tune-lr", min=0, help="Its learning rate; default: see docs/find-a-shortcut.md.")
 ]
+Fractions = Annotated[
+    list[int], typer.Option("--fractions", min=1, help="Masked images S per direction and reference; may be repeated.")
+]
+RiseMasks = Annotated[list[int], typer.Option("--rise-masks", min=1, help="Masks of RISE; may be repeated.")]
 
 
 def context(params: Path | None, device: str | None, threads: int | None) -> Context:
@@ -136,6 +140,28 @@ def sanity(
     from stages.studies.sanity import run
 
     run(context(params, device, threads), out, images, depths, paper_explainer, tuple(method))
+
+
+@study.command("tradeoff")
+def tradeoff(
+    out: Out = OUT,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Most refinement steps T.")] = 10,
+    fractions: Fractions = [1, 3],  # noqa: B006
+    rise_masks: RiseMasks = [200, 1000, 4000],  # noqa: B006
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images, the evaluation's first.")] = 40,
+    explainer: Annotated[
+        Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
+    ] = None,
+    method: Methods = ["chefer"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """How much better does a map get for more passes and time: refinement steps, RISE's masks, the greedy order?"""
+    from stages.studies.tradeoff import run
+
+    ctx = context(params, device, threads)
+    run(ctx, out, steps, fractions, rise_masks, images, explainer, tuple(method))
 
 
 @study.command("localisation")

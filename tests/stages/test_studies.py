@@ -1,5 +1,6 @@
-"""The shortcut, transfer and sanity studies on a small workspace: what they write, continue and refuse."""
+"""The shortcut, transfer, sanity and tradeoff studies on a small workspace: what they write, continue and refuse."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,16 +10,24 @@ import pytest
 import torch
 import typer
 
+from aha_core.attribution import Explainer
+from aha_core.baselines import make_baseline
 from aha_core.config import parse_explainer
 from aha_core.errors import AhaError, AttributionError, ConfigError, DataError, TargetError
+from aha_core.evaluation import SEED_STREAM
 from aha_core.explainer import build_explainer
 from aha_core.explainer.backbone import Backbone
 from aha_core.explainer.storage import Training, save_explainer
+from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
+from aha_core.references import evaluation_reference
 from aha_core.targets import Target, create_model
 from stages.cli import app
 from stages.context import Context
-from stages.studies import common, sanity, shortcut, transfer
+from stages.images import evaluated
+from stages.reporting.studies import read_studies
+from stages.studies import common, sanity, shortcut, tradeoff, transfer
 from tests.conftest import ROOT
+from tests.stages.test_evaluate import Quiet
 
 
 @pytest.fixture
@@ -169,6 +178,139 @@ def test_sanity_changes_our_maps_and_not_the_papers(ctx, workspace):
     assert table.spearman["paper"].tolist() == table.ssim["paper"].tolist() == [1.0, 1.0]
     assert table.spearman["aha", 2] < 0.9
     assert table.spearman["chefer"].notna().all()
+
+
+COUNTED = ("method", "setting", "steps", "masks", "passes")
+
+
+class Logged(Quiet):
+    """A tracker that keeps the names of files."""
+
+    names: list[str] = []
+
+    def log_files(self, files, folder):
+        Logged.names += [f"{folder}/{file.name}" for file in files]
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    monkeypatch.setattr(Logged, "names", [])
+    monkeypatch.setattr(tradeoff, "Tracker", Logged)
+    return Logged.names
+
+
+def first_images(ctx: Context, count: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """The evaluation's first images, their predicted classes, their places in the split."""
+    dataset, indices = evaluated(ctx, "test")
+    x = dataset.batch(indices[:count])[0].float() / 255
+    return x, Target.load(ctx.paths.target).probabilities(x).argmax(dim=1), indices[:count]
+
+
+def contract_srg(ctx: Context, maps: torch.Tensor, count: int) -> float:
+    """Mean SRG over images and references, from the contract's own functions."""
+    params, target = ctx.params, Target.load(ctx.paths.target)
+    x, classes, indices = first_images(ctx, count)
+    seeds = [params.seed * SEED_STREAM + index for index in indices]
+    counts, _ = curve_fractions(params.evaluate.points, x.shape[2] * x.shape[3])
+    orders = removal_order(maps, seeds)
+    gains = []
+    for name in params.evaluate.references:
+        reference = evaluation_reference(x, name, params.perturbation, seeds)
+        gains.append(deletion_insertion(target.probabilities, x, orders, classes, reference, counts, 64).srg)
+    return float(torch.stack(gains).mean())
+
+
+def test_tradeoff_scores_what_it_counts(ctx, workspace, logged, monkeypatch):
+    out, images = ctx.paths.outputs / "study", 4
+    tradeoff.run(ctx, out, steps=2, fractions=(2, 1), rise_masks=(5, 3), images=images)
+    assert files(out) == {"tradeoff.csv", "tradeoff.json", "tradeoff.png"}
+    assert logged == ["study/tradeoff.csv", "study/tradeoff.json", "study/tradeoff.png"]
+    assert (out / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(out / "tradeoff.csv")
+    assert table.drop(columns=["setting", "steps", "masks"]).notna().all().all()
+    assert (table.seconds_on_this_machine > 0).all() and (table.low <= table.srg).all()
+    found = [tuple(row) for row in table.astype(object).fillna("")[list(COUNTED)].to_numpy()]
+    references = len(ctx.params.refine.references)
+    assert found == [
+        *(("aha", f"S = {s}", t, "", 1 + 3 * 2 * s * references * t) for s in (1, 2) for t in (0, 1, 2)),
+        ("rise", "", "", 3, 3), ("rise", "", "", 5, 5),
+        ("greedy", "2 x 2 patches", "", "", 4 * 5), ("chefer", "", "", "", 3),
+    ]  # fmt: skip
+
+    srg = dict(zip([one[:4] for one in found], table.srg, strict=True))
+    x, classes, _ = first_images(ctx, images)
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
+    once = contract_srg(ctx, explainer.attribute(x, classes), images)
+    assert srg["aha", "S = 1", 0, ""] == srg["aha", "S = 2", 0, ""] == pytest.approx(once, abs=2e-7)
+    explainer.refinement = explainer.refinement.model_copy(update={"fractions": 2})
+    refined = contract_srg(ctx, explainer.attribute(x, classes, steps=2), images)
+    assert srg["aha", "S = 2", 2, ""] == pytest.approx(refined, abs=2e-7)
+    for masks in (3, 5):
+        settings = dataclasses.replace(common.baseline_settings(ctx), rise_masks=masks)
+        maps = make_baseline("rise", explainer.target, settings).attribute(x, classes)
+        assert srg["rise", "", "", masks] == pytest.approx(contract_srg(ctx, maps, images), abs=2e-7)
+
+    own, fewer, most = table.iloc[2], table.iloc[0], table.iloc[7]
+    assert own.minus_one_pass == pytest.approx(own.srg - fewer.srg, abs=1e-4)
+    assert own.minus_rise == pytest.approx(own.srg - most.srg, abs=1e-4)
+    assert own.minus_rise_low <= own.minus_rise <= own.minus_rise_high
+    facts = json.loads((out / "tradeoff.json").read_text())
+    assert facts["images"] == images and facts["fractions"] == [1, 2] and facts["device"] == "CPU"
+    assert str(workspace) not in json.dumps(facts)
+    (study,), _ = read_studies(ctx)
+    assert study.id == "study-tradeoff" and "RISE with 5 masks" in study.sentences[0] and len(study.figures) == 1
+
+    first = (out / "tradeoff.csv").read_bytes()  # with the seconds of the first run
+    parts = sorted((workspace / ".aha/studies").rglob("*.safetensors"))
+    assert [part.name for part in parts if "aha" in part.name] == [
+        "ahaS=1-00000.safetensors",
+        "ahaS=2-00000.safetensors",
+    ]
+    monkeypatch.setattr(tradeoff, "measured", lambda *_: pytest.fail("measured again"))
+    tradeoff.run(ctx, out, steps=2, fractions=(1, 2), rise_masks=(3, 5), images=images)
+    assert (out / "tradeoff.csv").read_bytes() == first
+
+
+def test_tradeoff_counts_only_the_steps_that_images_take(ctx, workspace, change, logged):
+    change("refine", patience=1, lr=5.0)  # too large: scores rise and fall
+    ctx = Context.create(workspace, device="cpu")
+    tradeoff.run(ctx, workspace / "study", steps=6, fractions=(1,), rise_masks=(2,), images=4, methods=())
+    x, classes, _ = first_images(ctx, 4)
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
+    taken = explainer.refine(x, explainer.attribute(x, classes), classes, 6).taken
+    assert taken.min() < 6
+    table = pd.read_csv(workspace / "study/tradeoff.csv")
+    step = 3 * 2 * 3  # a check is a third of it: every step, as long as an image goes on
+    total = step * float((taken + (taken + 1).clamp(max=6) / 3).mean())
+    shares = [float(taken.clamp(max=count).sum() / taken.sum()) for count in range(7)]
+    expected = [1 + share * total for share in shares]
+    assert table[table.method == "aha"].passes.tolist() == pytest.approx(expected, rel=1e-4)
+    seconds = table[table.method == "aha"].seconds_on_this_machine
+    assert (seconds.diff()[1:] >= 0).all()
+
+
+def test_tradeoff_scores_in_the_evaluations_number_format(ctx, workspace, change, logged):
+    scores = []
+    for precision in ("fp32", "bf16"):
+        change("evaluate", precision=precision)
+        ctx = Context.create(workspace, device="cpu")
+        tradeoff.run(ctx, workspace / "study", steps=0, fractions=(1,), rise_masks=(2,), images=2, methods=())
+        scores.append(pd.read_csv(workspace / "study/tradeoff.csv").srg)
+    assert scores[0].tolist() != scores[1].tolist()
+    assert scores[0].tolist() == pytest.approx(scores[1].tolist(), abs=0.02)
+
+
+def test_another_explainers_tradeoff_is_not_logged_to_the_pipelines_run(ctx, workspace, logged):
+    other, out = save_untrained(ctx, workspace / "other", seed=1), workspace / "study"
+    with pytest.raises(ConfigError, match="unknown method 'cheffer'"):
+        tradeoff.run(ctx, out, methods=("cheffer",))
+    tradeoff.run(
+        ctx, out, steps=0, fractions=(1,), rise_masks=(2,), images=9, explainer_folder=other, methods=("rise",)
+    )
+    assert pd.read_csv(out / "tradeoff.csv").method.tolist() == ["aha", "rise", "greedy"]
+    facts = json.loads((out / "tradeoff.json").read_text())
+    assert facts["images"] == 9 > ctx.params.evaluate.images and not facts["own_explainer"]
+    assert not logged
 
 
 PAGE = (ROOT / "docs/find-a-shortcut.md").read_text()

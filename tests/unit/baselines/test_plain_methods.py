@@ -134,3 +134,11 @@ class TestRise:
         masks = random_masks(10, torch.Size((64, 64)), torch.Generator().manual_seed(7))
         weights = mobilenet.probabilities(images[:1] * masks)[:, 3]
         torch.testing.assert_close(maps[0], torch.einsum("n,nchw->chw", weights, masks) / 5)
+
+    def test_maps_of_the_first_masks_are_those_of_fewer_masks(self, mobilenet, images, settings):
+        classes = torch.tensor([3, 1, 0])
+        maps = make_baseline("rise", mobilenet, settings).growing(images, classes, (3, 5, 10))
+        for count, own in zip((3, 5, 10), maps, strict=True):
+            alone = make_baseline("rise", mobilenet, replace(settings, rise_masks=count))
+            torch.testing.assert_close(own, alone.attribute(images, classes))
+        assert (maps[0] - maps[1]).abs().max() > 1e-3

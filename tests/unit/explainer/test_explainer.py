@@ -10,8 +10,10 @@ from aha_core.explainer import build_explainer
 from aha_core.explainer.model import logit_lens
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.masked_passes import MaskedPasses
-from aha_core.objective import generator
-from aha_core.refinement import refine
+from aha_core.objective import generator, removal_masks
+from aha_core.perturbation import upsample_masks
+from aha_core.ranking import make_relaxation
+from aha_core.refinement import Refinement, refine
 from aha_core.targets import Target, create_model
 from tests.conftest import small_params
 
@@ -103,10 +105,12 @@ class BrightCorner(Target):
         return torch.stack([1 - bright, bright], dim=1).clamp_min(1e-9).log()
 
 
-def run_refine(x, start, steps):
-    config = PARAMS.refine.model_copy(update={"steps": steps, "references": ("black",), "fractions": 2})
+def run_refine(x, start, steps, patience=0, passes=None) -> Refinement:
+    config = PARAMS.refine.model_copy(
+        update={"steps": steps, "patience": patience, "references": ("black",), "fractions": 2}
+    )
     classes = torch.ones(len(x), dtype=torch.long)
-    passes = MaskedPasses(BrightCorner(), "fp32", 1.0)
+    passes = passes or MaskedPasses(BrightCorner(), "fp32", 1.0)
     return refine(passes, x, start, classes, config, PARAMS.ranking, PARAMS.perturbation, seed=0)
 
 
@@ -127,3 +131,67 @@ def test_refinement_of_an_image_does_not_depend_on_its_batch_and_zero_steps_chan
     alone = run_refine(x[1:2], start[1:2], steps=2).maps[-1]
     assert torch.allclose(together[1:2], alone, atol=1e-4)
     assert run_refine(x, start, steps=0).maps.shape[0] == 1
+
+
+def stopping_images():
+    """Images and maps of which some stop within twelve steps: a score that is always 0, maps that are right already."""
+    x = torch.rand(6, 3, SIZE, SIZE, generator=generator(4))
+    start = torch.randn(6, 1, SIZE, SIZE, generator=generator(3))
+    x[1, :, : SIZE // 2, : SIZE // 2] = 0
+    start[3:5] *= torch.tensor([0.02, 0.3]).view(2, 1, 1, 1)
+    start[3:5, :, : SIZE // 2, : SIZE // 2] += 1
+    return x, start
+
+
+def middle_objective(x, maps):
+    """AUC_del + 1 - AUC_lif of BrightCorner at the fractions 1/4 and 3/4, from the mask and target functions."""
+    relaxation = make_relaxation(PARAMS.ranking.model_copy(update={"standardise": True}), PARAMS.refine.tau, 64)
+    masks = removal_masks(maps, relaxation, 8, torch.tensor([0.25, 0.75, 0.25, 0.75]), standardised=True)
+    kept = x[None] * (1 - upsample_masks(masks, 8, (SIZE, SIZE)))
+    deletion, lif = kept[..., : SIZE // 2, : SIZE // 2].mean(dim=(2, 3, 4)).unflatten(0, (2, 2)).mean(dim=1)
+    return deletion + 1 - lif
+
+
+def test_an_image_stops_where_its_score_at_fixed_fractions_has_not_risen():
+    x, start = stopping_images()
+    taken, maps = run_refine(x, start, 12, patience=2).taken, run_refine(x, start, 12).maps
+    measured = torch.stack([middle_objective(x, maps[step]) for step in range(0, 12, 2)])
+    for image, own in enumerate(measured.T):
+        stops = [2 * place for place in range(1, 6) if own[place] >= own[place - 1] - 1e-5]
+        assert taken[image] == (stops or [12])[0]
+    assert run_refine(x, start, 12, patience=12).taken.tolist() == [12] * 6
+
+
+def test_an_image_that_has_stopped_keeps_its_map_and_costs_no_more_passes():
+    x, start = stopping_images()
+    passes = MaskedPasses(BrightCorner(), "fp32", 1.0)
+    result, all_steps = run_refine(x, start, 12, patience=2, passes=passes), run_refine(x, start, 12)
+    taken = result.taken.tolist()
+    assert min(taken) < max(taken)
+    checks = sum(min(steps // 2 + 1, 6) for steps in taken)  # at 0, 2, …, 10 as long as the image goes on
+    assert passes.images == 2 * 2 * (sum(taken) + checks)
+    assert all_steps.taken.tolist() == [12] * 6
+    assert result.maps.shape == all_steps.maps.shape and result.objective.shape == (12, 6)
+    for image, steps in enumerate(taken):
+        own, whole = result.maps[:, image], all_steps.maps[:, image]
+        torch.testing.assert_close(own[: steps + 1], whole[: steps + 1], atol=1e-4, rtol=0)  # Adam's state stays right
+        assert all(torch.equal(later, own[steps]) for later in own[steps:])
+        assert result.objective[:steps, image].isfinite().all() and result.objective[steps:, image].isnan().all()
+    assert not torch.allclose(result.maps[-1, 3], all_steps.maps[-1, 3], atol=1e-2)
+
+
+def test_an_image_stops_at_the_same_step_alone_and_in_a_batch():
+    x, start = stopping_images()
+    together = run_refine(x, start, 12, patience=2)
+    for image in range(len(x)):
+        alone = run_refine(x[image : image + 1], start[image : image + 1], 12, patience=2)
+        assert alone.taken == together.taken[image]
+        torch.testing.assert_close(alone.maps[:, 0], together.maps[:, image], atol=1e-4, rtol=0)
+
+
+def test_the_explainer_stops_as_its_settings_say():
+    explainer, x = make_explainer(make_target()), images()
+    explainer.refinement = explainer.refinement.model_copy(update={"patience": 1})
+    result = explainer.refine(x, explainer.attribute(x, 3), 3, steps=6)
+    assert result.taken.min() < 6 and result.maps.shape[0] == 7
+    torch.testing.assert_close(explainer.attribute(x, 3, steps=6), result.maps[-1])

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from aha_core.figures import marker_strip_figure, sanity_figure, shortcut_figure, transfer_figure
+from aha_core.figures import (
+    marker_strip_figure,
+    sanity_figure,
+    shortcut_figure,
+    tradeoff_figure,
+    transfer_figure,
+)
 from aha_core.figures.style import AHA_COLOUR
 
 
@@ -52,6 +58,30 @@ def test_sanity_compares_methods_over_the_cascade():
     np.testing.assert_allclose(ours(left).get_ydata(), [0.2] * 3)
     labels = [text.get_text() for text in right.get_legend().get_texts()]
     assert labels == ["AHA, one pass", "paper preset, one pass", "Chefer"]
+
+
+def test_tradeoff_has_lines_over_passes_and_over_time():
+    def row(method, setting, passes, srg, steps=None, masks=None):
+        return {"method": method, "setting": setting, "steps": steps, "masks": masks, "passes": passes, "srg": srg,
+                "seconds_on_this_machine": passes / 100, "low": srg - 0.1, "high": srg + 0.1}  # fmt: skip
+
+    table = pd.DataFrame(
+        [row("aha", f"S = {s}", 1 + 18 * s * t, 0.3 + 0.1 * t, steps=t) for s in (1, 3) for t in range(3)]
+        + [row("rise", "", n, n / 8000, masks=n) for n in (200, 4000)]
+        + [row("greedy", "7 x 7 patches", 2450, 0.6), row("chefer", "", 3, 0.2)]
+    )
+    figure = tradeoff_figure(table)
+    left, right = figure.axes
+    assert left.get_xscale() == right.get_xscale() == "log"
+    for axes, unit in ((left, 1), (right, 100)):
+        handles, labels = axes.get_legend_handles_labels()
+        by_label = dict(zip(labels, handles, strict=True))
+        assert list(by_label) == ["AHA, S = 1", "AHA, S = 3", "RISE", "Greedy order, 7 x 7 patches", "Chefer"]
+        np.testing.assert_allclose(by_label["AHA, S = 3"].get_xdata(), np.array([1, 55, 109]) / unit)
+        np.testing.assert_allclose(by_label["AHA, S = 3"].get_ydata(), [0.3, 0.4, 0.5])
+        _, _, (bars,) = by_label["Chefer"]
+        np.testing.assert_allclose(bars.get_segments()[0], [[3 / unit, 0.1], [3 / unit, 0.3]])
+        assert [text.get_text() for text in axes.texts] == ["T = 0", "T = 2", "T = 2", "200 masks", "4,000 masks"]
 
 
 def test_strip_outlines_the_marker():

@@ -1,0 +1,252 @@
+"""`aha study tradeoff`: how good a map is for what it costs, over refinement steps and over RISE's masks.
+
+    passes    forward passes of the target per map + 2 for each backward pass, counted (`aha_core.runtime`)
+    seconds   wall time per map on this machine, in chunks of `resources.batch_size` images
+    SRG       of the images that `aha evaluate` takes first, scored as it scores: predicted class, mean of
+              `evaluate.references`, number format of `evaluate.precision`
+
+One run of refinement gives AHA after 0 .. T steps, and one run of RISE all its numbers of masks, because the masks of
+fewer are the first of more. Passes and seconds of such a run are shared out by the steps taken up to each row, or by
+the masks. The explainer's own network is no pass of the target; it shows in the seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from rich.table import Table
+from torch import Tensor
+
+from aha_core.attribution import Explainer
+from aha_core.baselines.rise import Rise
+from aha_core.data.dataset import PreparedImages
+from aha_core.evaluation import Attempt, ChunkEvaluator
+from aha_core.figures import method_label, to_png, tradeoff_figure
+from aha_core.files import atomic_json
+from aha_core.masked_passes import GIB
+from aha_core.metrics import bootstrap_ci, paired_difference
+from aha_core.protocols import Attributor
+from aha_core.runtime import Cost, measured
+from aha_core.targets import Target
+from stages.bench import facts, save_csv, save_figure
+from stages.context import Context
+from stages.evaluate import baseline_settings
+from stages.images import chunk_starts, chunks, evaluated
+from stages.studies.common import Cache, baselines, cache, clean_explainer
+from stages.tracking import Tracker
+
+CEILING = "greedy"  # the patch order that looks for the score itself
+METHODS = ("chefer",)
+
+
+@dataclass(frozen=True)
+class Made:
+    """K maps of each of B images, and what they took together; each row counts what the rows before it took."""
+
+    maps: Float[Tensor, "K B 1 H W"]
+    passes: Float[Tensor, "K"]
+    seconds: Float[Tensor, "K"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A method with a row of the table for each place on its way.
+
+    unit: what `counts` counts, steps or masks; a method without a way has one row and no unit.
+    """
+
+    method: str
+    setting: str
+    unit: str | None
+    counts: tuple[int, ...]
+    make: Callable[[Tensor, Tensor], Made]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of N images: the score of each, and passes and seconds per map."""
+
+    srg: Float[Tensor, "K N"]
+    passes: Float[Tensor, "K"]
+    seconds: Float[Tensor, "K"]
+
+
+def run(
+    ctx: Context, out: Path, steps: int = 10, fractions: Sequence[int] = (1, 3),
+    rise_masks: Sequence[int] = (200, 1000, 4000), images: int = 40, explainer_folder: Path | None = None,
+    methods: tuple[str, ...] = METHODS,
+) -> None:  # fmt: skip
+    """Measure, score, write tradeoff.csv, .json and .png, and add them to the pipeline's MLflow run.
+
+    Args:
+        fractions: numbers S of masked images per direction and reference, one refinement run each.
+        explainer_folder: another explainer than the pipeline's; its results are not logged to the pipeline's run.
+        methods: baselines as single points, beside RISE and the greedy order.
+    """
+    ctx.use_all_cores()
+    given = explainer_folder or ctx.paths.explainer
+    explainer = clean_explainer(ctx, given)
+    target, masks = explainer.target, tuple(sorted(set(rise_masks)))
+    points = tuple(name for name in dict.fromkeys((CEILING, *methods)) if name != "rise")
+    applicable, left_out = baselines(ctx, target, points)
+    series = [refined(explainer, count, steps) for count in sorted(set(fractions))]
+    series += [rise(ctx, target, masks), *(point(ctx, name, one, target) for name, one in applicable.items())]
+    dataset, indices = first_images(ctx, images)
+    tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths) if explainer_folder is None else None
+    settings: dict[str, object] = {
+        "images": len(indices), "steps": steps, "fractions": sorted(set(fractions)), "rise_masks": list(masks),
+        "refinement": explainer.refinement.model_dump(mode="json", exclude={"steps", "fractions"}),
+        "references": list(ctx.params.evaluate.references), "points": ctx.params.evaluate.points,
+        "precision": ctx.params.evaluate.precision, "batch_size": ctx.params.resources.batch_size,
+        "trained_for": explainer.training.target, "own_explainer": explainer_folder is None,
+    }  # fmt: skip
+    store = cache(ctx, "tradeoff", facts(ctx) | settings, [given])  # facts: the seconds are one machine's
+    table = pd.DataFrame(rows(series, outcomes(ctx, store, target, series, dataset, indices), ctx))
+    save_csv(table, out / "tradeoff.csv")
+    save_figure(to_png(tradeoff_figure(table)), out / "tradeoff.png")
+    atomic_json(out / "tradeoff.json", facts(ctx) | settings | {"left_out": left_out})
+    if tracker:
+        tracker.log_files([out / "tradeoff.csv", out / "tradeoff.json", out / "tradeoff.png"], "study")
+        tracker.finish()
+    ctx.console.print(summary(table))
+    ctx.say(f"wrote tradeoff.csv, .json and .png to {out}")
+
+
+def first_images(ctx: Context, count: int) -> tuple[PreparedImages, list[int]]:
+    """The test split and the first `count` places of the evaluation's; where it has fewer, `count` spread likewise."""
+    evaluate = ctx.params.evaluate.model_copy(update={"images": max(count, ctx.params.evaluate.images)})
+    dataset, indices = evaluated(replace(ctx, params=ctx.params.model_copy(update={"evaluate": evaluate})), "test")
+    return dataset, indices[:count]
+
+
+def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
+    """AHA after 0 .. `steps` refinement steps with S = `fractions`."""
+    settings = explainer.refinement.model_copy(update={"fractions": fractions})
+    memory = explainer.passes.memory / GIB
+    own = Explainer(explainer.target, explainer.network, explainer.training, settings, memory)
+
+    def make(x: Tensor, classes: Tensor) -> Made:
+        if not own.passes.micro_batch:  # found by passes that no map needs; first runs are slow
+            own.refine(x[:1], own.attribute(x, classes)[:1], classes[:1], steps=1)
+        with measured(own.target) as once:
+            start = own.attribute(x, classes)
+        with measured(own.target) as more:
+            result = own.refine(x, start, classes, steps)
+        taken = torch.stack([result.taken.clamp(max=step).sum() for step in range(steps + 1)]).double().cpu()
+        share = taken / taken[-1].clamp(min=1)
+        return Made(result.maps, passes(once) + share * passes(more), once.seconds + share * more.seconds)
+
+    return Series("aha", f"S = {fractions}", "steps", tuple(range(steps + 1)), make)
+
+
+def rise(ctx: Context, target: Target, counts: tuple[int, ...]) -> Series:
+    """RISE with each of the rising numbers of masks."""
+    method = Rise(target, baseline_settings(ctx))
+
+    def make(x: Tensor, classes: Tensor) -> Made:
+        with measured(target) as cost:
+            maps = method.growing(x, classes, counts)
+        share = torch.tensor(counts).double() / counts[-1]
+        return Made(maps, share * passes(cost), share * cost.seconds)
+
+    return Series("rise", "", "masks", counts, make)
+
+
+def point(ctx: Context, name: str, method: Attributor, target: Target) -> Series:
+    """A baseline as it is in the evaluation."""
+
+    def make(x: Tensor, classes: Tensor) -> Made:
+        with measured(target) as cost:
+            maps = method.attribute(x, classes)
+        return Made(maps[None], torch.tensor([passes(cost)]).double(), torch.tensor([cost.seconds]).double())
+
+    grid = ctx.params.evaluate.patch_grid
+    return Series(name, f"{grid} x {grid} patches" if name == CEILING else "", None, (0,), make)
+
+
+def passes(cost: Cost) -> int:
+    """A backward pass costs about two forward ones."""
+    return cost.forward + 2 * cost.gradients
+
+
+def outcomes(
+    ctx: Context, store: Cache, target: Target, series: Sequence[Series], dataset: PreparedImages, indices: list[int]
+) -> list[Outcome]:
+    """Of each series on all images, in chunks that a second run finds again."""
+    params, starts = ctx.params, chunk_starts(ctx, len(indices))
+    config = params.evaluate.model_copy(update={"measures": ()})
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in series]
+    with ctx.bar() as bar:
+        task = bar.add_task("tradeoff", total=len(starts) * len(series))
+        batches = chunks(ctx, dataset, indices, target, "predicted", starts)
+        for start, (batch, classes) in zip(starts, batches, strict=True):
+            evaluator = ChunkEvaluator(
+                target, replace(batch, masks=None), "predicted", classes, config, params.perturbation,
+                params.resources.batch_size, params.seed,
+            )  # fmt: skip
+            for own, done in zip(series, parts, strict=True):
+                bar.update(task, description=f"{own.method} {own.setting}"[:12])
+
+                def measure(
+                    own: Series = own, x: Tensor = batch.x, classes: Tensor = classes,
+                    evaluator: ChunkEvaluator = evaluator,
+                ) -> dict[str, Tensor]:  # fmt: skip
+                    made = own.make(x, classes)
+                    gains = torch.stack([srg(evaluator, own.method, maps) for maps in made.maps])
+                    return {"srg": gains, "passes": made.passes, "seconds": made.seconds}
+
+                key = f"{own.method}{own.setting}".replace(" ", "")
+                done.append(store.tensors(f"{key}-{start:05d}", measure))
+                bar.advance(task)
+    return [
+        Outcome(
+            torch.cat([part["srg"] for part in done], dim=1),
+            *(torch.stack([part[name] for part in done]).sum(dim=0) / len(indices) for name in ("passes", "seconds")),
+        )
+        for done in parts
+    ]
+
+
+def srg(evaluator: ChunkEvaluator, method: str, maps: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
+    """Of each image, mean of the references. Raises AttributionError for values that are not finite."""
+    found = evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then those of the next
+    return torch.tensor([row["srg"] for row in found], dtype=torch.float64).view(-1, len(maps)).mean(dim=0)
+
+
+def rows(series: Sequence[Series], found: Sequence[Outcome], ctx: Context) -> list[dict[str, object]]:
+    """Mean score with its 95 % interval, and paired differences from AHA in one pass and from RISE's largest N."""
+    resamples, seed, table = ctx.params.evaluate.bootstrap, ctx.params.seed, []
+    gains = {own.method: outcome.srg.numpy() for own, outcome in zip(series, found, strict=True)}
+    against = {"minus_one_pass": gains["aha"][0], "minus_rise": gains["rise"][-1]}
+    for own, outcome in zip(series, found, strict=True):
+        for place, values in enumerate(outcome.srg.numpy()):
+            interval = bootstrap_ci(values, resamples, seed)
+            row: dict[str, object] = {
+                "method": own.method, "setting": own.setting, "steps": None, "masks": None,
+                "passes": float(outcome.passes[place]), "seconds_on_this_machine": float(outcome.seconds[place]),
+                "srg": interval.mean, "low": interval.low, "high": interval.high,
+            }  # fmt: skip
+            if own.unit:
+                row[own.unit] = own.counts[place]
+            for name, other in against.items():
+                gap = paired_difference(values, other, resamples, seed)
+                row |= {name: gap.mean, f"{name}_low": gap.low, f"{name}_high": gap.high}
+            table.append(row)
+    return table
+
+
+def summary(table: pd.DataFrame) -> Table:
+    shown = Table("method", "setting", "T or masks", "passes", "seconds", "SRG", "95 %", box=None)
+    for row in table.to_dict("records"):
+        count = row["steps"] if row["method"] == "aha" else row["masks"]
+        shown.add_row(
+            method_label(row["method"]), row["setting"], "" if count != count else f"{count:,.0f}",
+            f"{row['passes']:,.0f}", f"{row['seconds_on_this_machine']:.3g}", f"{row['srg']:.3f}",
+            f"{row['low']:.3f}..{row['high']:.3f}",
+        )  # fmt: skip
+    return shown
