@@ -45,7 +45,7 @@ class Part:
 
     rows: image x reference; free: image, without a reference; localisation: image, where it has a mask;
     curves: reference to [2 b P], deletion first, for the b images without failure; gallery: maps kept for figures;
-    failures: image, with the error; cost: what the maps took (see `aha_core.runtime`).
+    failures: image, with the error; cost: what the maps took (see `aha_core.cost`).
     """
 
     role: str

@@ -19,8 +19,9 @@ from aha_core.batches import Batch
 from aha_core.config import Params
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
+from aha_core.runtime import Row
 from aha_core.shapley import cell_values, shapley_loss, shapley_masks
-from aha_core.training import Row, blank_probabilities, explained, of_roles
+from aha_core.training import blank_probabilities, explained, of_roles
 
 
 def fastshap_loss(

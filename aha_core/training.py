@@ -1,9 +1,9 @@
 """Training of the explainer: state, one step, the loop. It runs unchanged in one process, under torchrun and in Ray.
 
-What surrounds the loop is a small `Runtime`: who am I, wrap the module for gradient averaging, take this report,
-give me the newest checkpoint. Data order, augmentation, class choice and noise are functions of (seed, step,
-position in the global batch): the same global batch gives the same losses for any number of workers, and a resumed
-run continues exactly.
+What surrounds the loop is a small `Runtime` (`aha_core.runtime`): who am I, wrap the module for gradient averaging,
+take this report, give me the newest checkpoint. Data order, augmentation, class choice and noise are functions of
+(seed, step, position in the global batch): the same global batch gives the same losses for any number of workers, and a
+resumed run continues exactly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -37,31 +36,10 @@ from aha_core.objective import (
 from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.ranking import make_relaxation, standardise, temperature
+from aha_core.runtime import Row, Runtime
 from aha_core.targets import Target
 
-Row = dict[str, float]
 Loss = Callable[[nn.Module, MaskedPasses, Batch, Params, int], tuple[Tensor, Row]]
-
-
-@runtime_checkable
-class Runtime(Protocol):
-    """What the loop needs from its surroundings."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Average gradients over the ranks (DistributedDataParallel), or the module itself."""
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over the ranks."""
-
-    def restore(self) -> bytes | None:
-        """The newest checkpoint, or None."""
-
-    def report(self, row: Row, checkpoint: bytes | None) -> None:
-        """A point of the curve on every rank; on rank 0 with a checkpoint where one is due."""
 
 
 @dataclass
@@ -285,29 +263,3 @@ def _summary(recent: list[Row], runtime: Runtime, state: TrainingState) -> Row:
     values = torch.tensor([[row[name] for name in names] for row in recent], dtype=torch.float64).mean(dim=0)
     values = runtime.mean(values)
     return {"step": state.step} | dict(zip(names, values.tolist(), strict=True))
-
-
-@dataclass
-class LocalRuntime:
-    """One process, no communication: checkpoints and reports go to the given callables."""
-
-    device: torch.device
-    load: Callable[[], bytes | None] = lambda: None
-    save: Callable[[bytes], None] = lambda checkpoint: None
-    on_report: Callable[[Row], None] = lambda row: None
-    rank: int = 0
-    world: int = 1
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return module
-
-    def mean(self, values: Tensor) -> Tensor:
-        return values
-
-    def restore(self) -> bytes | None:
-        return self.load()
-
-    def report(self, row: Row, checkpoint: bytes | None) -> None:
-        if checkpoint is not None:
-            self.save(checkpoint)
-        self.on_report(row)

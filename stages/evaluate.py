@@ -22,6 +22,7 @@ from aha_core.attribution import Explainer
 from aha_core.baselines import BaselineSettings, make_baseline, refusal
 from aha_core.checks import check_method
 from aha_core.config import Params, Precision
+from aha_core.cost import measured
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
@@ -29,7 +30,6 @@ from aha_core.measures import in_precision
 from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.protocols import Attributor
-from aha_core.runtime import measured
 from aha_core.selection import evaluation_indices
 from aha_core.summary import OURS
 from aha_core.targets import Target

@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 import aha_core
 from aha_core.errors import AhaError, ResourceError
 from aha_core.files import atomic_path
+from aha_core.runtime import Row
 
-Row = dict[str, float]
 FINAL = "final.pt"
 POLL_SECONDS = 0.5  # between looks at the progress of other processes
 

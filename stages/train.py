@@ -15,8 +15,9 @@ import torch.distributed as dist
 from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
+from aha_core.runtime import Row
 from aha_core.targets import Target
-from aha_core.training import Row, TrainingState, new_state, training_loss
+from aha_core.training import TrainingState, new_state, training_loss
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
 from stages.outputs import rebuild

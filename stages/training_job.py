@@ -19,8 +19,9 @@ import aha_core
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
+from aha_core.runtime import LocalRuntime, Row, Runtime
 from aha_core.targets import Target
-from aha_core.training import LocalRuntime, Loss, Row, Runtime, train
+from aha_core.training import Loss, train
 from stages import launch
 
 TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}

@@ -186,14 +186,17 @@ def localisation(
     threads: Threads = None,
 ) -> None:
     """Do maps lie on the objects of a folder of images with masks or boxes?"""
-    from aha_core.data.objects import BoxTable, MaskFolder
+    from aha_core.data.objects import BoxTable, MaskFolder, Objects
     from aha_core.errors import ConfigError
     from stages.own import load_explainer
     from stages.studies.localisation import run
 
-    if (masks is None) == (boxes is None):
+    if masks is not None and boxes is None:
+        objects: Objects = MaskFolder(masks, void)
+    elif boxes is not None and masks is None:
+        objects = BoxTable(boxes)
+    else:
         raise ConfigError("give the objects by one of --masks FOLDER and --boxes FILE")
-    objects = MaskFolder(masks, void) if masks else BoxTable(boxes)
     ctx = context(params, device, threads)
     loaded = load_explainer(ctx, explainer, target, target_weights)
     run(ctx, out, folder, objects, loaded, images, steps, tuple(method))

@@ -1,6 +1,6 @@
 """`aha study tradeoff`: how good a map is for what it costs, over refinement steps and over RISE's masks.
 
-    passes    forward passes of the target per map + 2 for each backward pass, counted (`aha_core.runtime`)
+    passes    forward passes of the target per map + 2 for each backward pass, counted (`aha_core.cost`)
     seconds   wall time per map on this machine, in chunks of `resources.batch_size` images
     SRG       of the images that `aha evaluate` takes first, scored as it scores: predicted class, mean of
               `evaluate.references`, number format of `evaluate.precision`
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from aha_core.attribution import Explainer
 from aha_core.baselines.rise import Rise
+from aha_core.cost import Cost, measured
 from aha_core.data.dataset import PreparedImages
 from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.figures import method_label, to_png, tradeoff_figure
@@ -31,7 +32,6 @@ from aha_core.files import atomic_json
 from aha_core.masked_passes import GIB
 from aha_core.metrics import bootstrap_ci, paired_difference
 from aha_core.protocols import Attributor
-from aha_core.runtime import Cost, measured
 from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
 from stages.context import Context

@@ -7,11 +7,11 @@ import timm
 import torch
 
 from aha_core.config import load_params
+from aha_core.cost import measured
 from aha_core.errors import AttributionError, ConfigError, DataError
 from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE, Ranked, Scene, localisation, tabulated
 from aha_core.metrics import removal_order
-from aha_core.runtime import measured
 from aha_core.selection import ImageBatch
 from aha_core.slices import slice_labels, slice_scores, with_facts
 from aha_core.summary import ranks_of_summary, srg_table, summarise, summarise_localisation, summarise_ranks

@@ -4,7 +4,7 @@ import timm
 import torch
 
 from aha_core.benchmarks.evaluation import evaluation_speed
-from aha_core.runtime import measured
+from aha_core.cost import measured
 from aha_core.targets import Target
 
 

@@ -10,8 +10,9 @@ from aha_core.data.prepare import prepare_synthetic
 from aha_core.errors import ConfigError, ResourceError
 from aha_core.fastshap import fastshap_loss
 from aha_core.masked_passes import MaskedPasses
+from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
-from aha_core.training import LocalRuntime, new_state, train, training_loss
+from aha_core.training import new_state, train, training_loss
 from tests.conftest import small_params
 
 

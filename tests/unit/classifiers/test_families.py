@@ -10,8 +10,9 @@ from aha_core.config import parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
 from aha_core.explainer.storage import Training
+from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
-from aha_core.training import LocalRuntime, train
+from aha_core.training import train
 from tests.conftest import small_params
 from tests.unit.classifiers.families import CLASSES, FAMILIES, make_family
 

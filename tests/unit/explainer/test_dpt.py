@@ -23,8 +23,9 @@ from aha_core.explainer.storage import Training, load_explainer, save_explainer
 from aha_core.export import export
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator
+from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
-from aha_core.training import LocalRuntime, new_state, train, training_loss
+from aha_core.training import new_state, train, training_loss
 from tests.conftest import small_params
 
 SIZE = 32
