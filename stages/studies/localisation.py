@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -152,12 +153,12 @@ def summary(ctx: Context, rows: pd.DataFrame) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame) -> Table:
     """Energy and pointing game of all images, the most energy first."""
-    made = Table("method", "energy in mask", "95 %", "AHA − method", "pointing", "AP", box=None)
+    made = Table("method", "energy [95 %]", "AHA − method [95 %]", "pointing", "AP", box=None)
     for row in table[table.images_of == "all"].sort_values("energy", ascending=False).itertuples():
         bounds = (row.difference, row.difference_low, row.difference_high)
-        gap = "" if np.isnan(row.difference) else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*bounds)
+        gap = "" if np.isnan(row.difference) else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*bounds)
+        energy = f"{row.energy:.2f} [{row.energy_low:.2f}, {row.energy_high:.2f}]"
         made.add_row(
-            method_label(row.method), f"{row.energy:.3f}", f"{row.energy_low:.3f} to {row.energy_high:.3f}", gap,
-            f"{row.pointing:.1%}", f"{row.average_precision:.3f}",
-        )  # fmt: skip
+            method_label(row.method), escape(energy), escape(gap), f"{row.pointing:.0%}", f"{row.average_precision:.2f}"
+        )
     return made
