@@ -51,6 +51,14 @@ def test_cost_table_is_the_committed_one():
     assert page.split("<!-- table bench -->\n")[1].split("\n<!-- end -->")[0] == bench_table()
 
 
+def test_table_of_evaluation_speed_is_the_committed_one():
+    lines = ["| precision | plain passes/s | evaluation passes/s | efficiency |", "| --- | ---: | ---: | ---: |"]
+    for row in pd.read_csv(RESULTS / "bench/vit-tiny/evaluation.csv").itertuples():
+        lines.append(f"| {row.precision} | {row.plain:.1f} | {row.evaluation:.1f} | {row.efficiency:.0%} |")
+    page = (ROOT / "docs/metrics.md").read_text()
+    assert page.split("<!-- table evaluation -->\n")[1].split("\n<!-- end -->")[0] == "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("family", "words"), [("relaxation", "all eight lie within {}"), ("temperature", "all six schedules are within {}")]
 )
