@@ -31,6 +31,11 @@ class RateColumn(TextColumn):
         return Text(f"{speed:.3g}/s" if speed else "", style="progress.data.speed")
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container with a CPU set or a batch job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Context:
     """One invocation of a stage."""
@@ -62,14 +67,14 @@ class Context:
         params = load_params(params_file or paths.params)
         resources = params.resources
         workers = resources.workers if workers is None else workers
-        threads = resources.threads or max((os.cpu_count() or 1) // max(workers, 1), 1)
+        threads = resources.threads or max(usable_cores() // max(workers, 1), 1)
         uri = default_tracking_uri(paths, tracking_uri)
         return cls(paths, params, workers, _device(device or resources.device), threads, uri, fresh)
 
     @property
     def cores(self) -> int:
         """Threads of a stage that works in one process (training workers get `threads` each)."""
-        return self.params.resources.threads or os.cpu_count() or 1
+        return self.params.resources.threads or usable_cores()
 
     def use_all_cores(self) -> None:
         import torch
