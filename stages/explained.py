@@ -83,7 +83,7 @@ def write(
         with atomic_path(request.out / files["heat"]) as temporary:
             made.heat.save(temporary, **PNG)
         with atomic_path(request.out / files["cutout"]) as temporary:
-            Image.fromarray(made.cutout).save(temporary, **PNG)
+            made.cutout.save(temporary, **PNG)
         with atomic_path(request.out / files["map"]) as temporary:
             np.save(temporary, own.map)
         overlays.append(made.overlay)

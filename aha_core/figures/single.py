@@ -20,11 +20,11 @@ LONGEST = 1024  # pixels: pictures of larger photographs are made at this size
 
 @dataclass(frozen=True)
 class Pictures:
-    """overlay: RGB; heat: the map alone, 256 colours; cutout: RGBA."""
+    """heat: the map alone, in 256 colours; cutout: RGBA."""
 
     overlay: UInt8[np.ndarray, "H W 3"]
     heat: Image.Image
-    cutout: UInt8[np.ndarray, "H W 4"]
+    cutout: Image.Image
 
 
 def pictures(
@@ -41,33 +41,41 @@ def pictures(
     height, width = image.shape[:2]
     share = rank_share(scores)
     large = enlarge(share, width, height)
-    kept = (large >= 1 - keep).astype(np.uint8)[..., None]
-    cutout = np.concatenate([image * kept, 255 * kept], axis=2)  # no colours below the transparency
+    kept = np.where(large >= 1 - keep, np.uint8(255), np.uint8(0))
+    cutout = Image.new("RGBA", (width, height))
+    cutout.paste(Image.fromarray(image), mask=Image.fromarray(kept))  # no colours below the transparency
     if contrast:
         strength = enlarge(rank_share(np.abs(scores)), width, height)
         signed = np.where(enlarge(scores, width, height) >= 0, strength, -strength)
         colours, palette = _signed_palettes()
-        index = ((signed + 1) * 127.5).round().astype(np.uint8)
+        index = Image.fromarray(((signed + 1) * 127.5).round().astype(np.uint8))
     else:
         strength, palette = large, _palette()
-        colours, index = palette, (large * 255).round().astype(np.uint8)
-    alone = Image.fromarray(index)
-    alone.putpalette(palette.round().astype(np.uint8).tobytes())
-    return Pictures(blend(image, colours.astype(np.float32).take(index, axis=0), strength), alone, cutout)
+        colours, index = palette, Image.fromarray((large * 255).round().astype(np.uint8))
+    shown = np.asarray(_in_palette(index, colours).convert("RGB"))
+    return Pictures(blend(image, shown, strength), _in_palette(index, palette), cutout)
+
+
+def _in_palette(index: Image.Image, palette: UInt8[np.ndarray, "256 3"]) -> Image.Image:
+    """The picture of 256 colours with these indices."""
+    picture = index.copy()
+    picture.putpalette(palette.tobytes())
+    return picture
 
 
 @cache
-def _palette() -> Float[np.ndarray, "256 3"]:
+def _palette() -> UInt8[np.ndarray, "256 3"]:
     """Colours of 256 rank shares."""
     return heat(np.linspace(0, 1, 256))
 
 
 @cache
-def _signed_palettes() -> tuple[Float[np.ndarray, "256 3"], Float[np.ndarray, "256 3"]]:
+def _signed_palettes() -> tuple[UInt8[np.ndarray, "256 3"], UInt8[np.ndarray, "256 3"]]:
     """Of 256 signed rank shares from -1 to 1: the plain colours for an overlay, and from white for the map alone."""
     signed = np.linspace(-1, 1, 256)
     plain = sign_colours(signed)
-    return plain, 255 + (plain - 255) * np.abs(signed)[:, None]
+    from_white = 255 + (plain.astype(np.float64) - 255) * np.abs(signed)[:, None]
+    return plain, from_white.round().astype(np.uint8)
 
 
 def enlarge(values: Float[np.ndarray, "h w"], width: int, height: int) -> Float[np.ndarray, "H W"]:
