@@ -3,6 +3,9 @@
     tokens = sum_l project_l(norm(level_l)) + embed(<final token, w_c>, standardised) + embed(class evidence)
     tokens -> GridBlocks modulated by w_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
 
+The tokens lie on the final level's grid, or on one of 1/16 of the input where that is finer: convolutional networks end
+at 1/32, and their level at 1/16 keeps its positions.
+
 One shared forward pass of the target pays for prediction, features and class rows. Reading the target itself makes
 the map depend on its weights (the model-randomisation sanity check holds by construction) and needs no second
 backbone; w_c and the "logit lens" <token, w_c> make it class-conditional for any class of any head.
@@ -25,6 +28,8 @@ from aha_core.explainer.dpt import DptExplainer
 from aha_core.targets import Target, TargetFeatures
 
 __all__ = ["FeatureExplainer", "build_explainer", "explain", "logit_lens"]
+
+STRIDE = 16  # pixels of a token, at most
 
 
 class FeatureExplainer(ExplainerNetwork):
@@ -78,17 +83,12 @@ class FeatureExplainer(ExplainerNetwork):
             rows: weight rows w_c of the explained classes, unit root-mean-square.
             evidence: see `Target.class_evidence`.
         """
-        grid = final.shape[-2:]
-        tokens = sum(
-            F.interpolate(project(level).float(), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
-            if level.shape[-2:] != grid
-            else project(level)
-            for project, level in zip(self.levels, levels, strict=True)
-        )
+        grid = torch.Size(max(side, full // STRIDE) for side, full in zip(final.shape[-2:], x.shape[-2:], strict=True))
+        tokens = sum(_at(grid, project(level)) for project, level in zip(self.levels, levels, strict=True))
         if self.lens_embedding is not None:
-            tokens = tokens + self.lens_embedding(logit_lens(final, rows))
-        if self.evidence is not None:
-            tokens = tokens + self.evidence(evidence)
+            tokens = tokens + self.lens_embedding(_at(grid, logit_lens(final, rows)))
+        if self.evidence is not None and evidence is not None:
+            tokens = tokens + self.evidence(_at(grid, evidence))
         condition = self.row(rows)
         for block in self.blocks:
             tokens = block(tokens, condition)
@@ -104,6 +104,13 @@ class FeatureExplainer(ExplainerNetwork):
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
             images.insert(0, x)
         return images
+
+
+def _at(grid: torch.Size, level: Float[Tensor, "B C _ _"]) -> Float[Tensor, "B C h w"]:
+    """The level on the token grid."""
+    if level.shape[-2:] == grid:
+        return level
+    return F.interpolate(level.float(), size=grid, mode="bilinear", antialias=level.shape[-1] > grid[-1])
 
 
 def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 h w"]:
