@@ -4,6 +4,7 @@
 >>> tuple(maps.shape)
 (2, 1, 32, 32)
 >>> maps = explainer.attribute(images, target=3, steps=2)  # class 3, two refinement steps
+>>> maps = explainer.attribute(images, hybrid=True)  # corrected by one gradient of the target
 >>> same = explainer.attribute(normalised, normalised=True)  # as the classifier itself takes them
 >>> bool(torch.allclose(same, explainer.attribute(images), atol=1e-3))
 True
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from aha_core import sources
+from aha_core import probe, sources
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
 from aha_core.explainer import ExplainerNetwork, build_explainer
@@ -38,7 +39,7 @@ from aha_core.targets import Target, TargetFeatures
 
 
 class Explainer:
-    """One-pass maps of a frozen target, and their refinement.
+    """Maps of a frozen target in one pass, their correction by one gradient, and their refinement.
 
     Args:
         target: the classifier.
@@ -156,6 +157,7 @@ class Explainer:
         target: Classes | None = None,
         steps: int = 0,
         *,
+        hybrid: bool = False,
         normalised: bool = False,
         channels: Literal[1, 3] = 1,
         internal_batch_size: int | None = None,
@@ -167,6 +169,7 @@ class Explainer:
             inputs: images at the target's input size, never changed; as in captum a tuple of one tensor gives a tuple.
             target: class indices, or one for all images; the predicted class where None.
             steps: refinement steps T.
+            hybrid: one masked pass of the target and its gradient correct the map (`aha_core.probe`), before the steps.
             normalised: inputs are (x - mean) / std with the target's mean and std, not images in [0, 1].
             channels: 3 repeats the map over the colours: the inputs' shape, which `captum.metrics.infidelity` wants.
             internal_batch_size: most images in a pass; all together where None.
@@ -185,7 +188,7 @@ class Explainer:
         for part in parts(len(x), internal_batch_size, show_progress):
             features = self.features(x[part])
             own = features.logits.argmax(dim=1) if classes is None else classes[part]
-            maps.append(self.maps(x[part], features, own[None], steps)[0])
+            maps.append(self.maps(x[part], features, own[None], steps, hybrid)[0])
         return like(torch.cat(maps).expand(-1, channels, -1, -1), inputs)
 
     @torch.no_grad()
@@ -236,12 +239,15 @@ class Explainer:
 
     @torch.no_grad()
     def maps(
-        self, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "K B"], steps: int = 0
-    ) -> Float[Tensor, "K B 1 H W"]:
+        self, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "K B"], steps: int = 0,
+        hybrid: bool = False,
+    ) -> Float[Tensor, "K B 1 H W"]:  # fmt: skip
         """Maps of K classes of each image from one pass of the target."""
         count = len(classes)
         wide, flat = x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))
+        if hybrid:
+            maps = probe.hybrid(self.passes, wide, maps, flat, self.training.perturbation)
         if steps:
             maps = self.refine(wide, maps, flat, steps).maps[-1]
         return maps.unflatten(0, (count, len(x)))

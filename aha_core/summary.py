@@ -19,6 +19,7 @@ LOCALISATION = (
 )  # fmt: skip
 LEVEL = 0.05  # family-wise error of the critical-difference groups
 OURS = "aha_t"  # method names aha_t0, aha_t1, … are the refinement steps
+HYBRID = "aha_hybrid"  # the map of one pass, corrected by one gradient
 
 
 def per_image(rows: pd.DataFrame, role: str) -> pd.DataFrame:
@@ -49,17 +50,17 @@ def _summarise_role(rows: pd.DataFrame, role: str, resamples: int, seed: int) ->
             reference: {name: round(float(value), 4) for name, value in values.items()}
             for reference, values in by_reference.iterrows()
         }
-    first, last = headline(methods)
+    first, _ = headline(methods)
     if first not in methods:
         raise AttributionError(f"no usable map of {first}; see outputs/evaluation/failures.parquet, then `aha refine`")
     compared = compared_methods(methods)
-    for ours in dict.fromkeys((first, last)):
+    for ours in shown_of_ours(methods):
         _compare(table, images, ours, [method for method in compared if method != ours], resamples, seed)
     return table
 
 
 def compared_methods(methods: Any) -> list[str]:
-    """Baselines and AHA's first and last refinement step, in the given order."""
+    """Baselines, AHA's hybrid map, first and last refinement step, in the given order."""
     return [method for method in methods if not method.startswith(OURS) or method in headline(methods)]
 
 
@@ -93,7 +94,11 @@ def baselines_by_srg(scores: dict[str, Any]) -> list[str]:
         gap = scores[method].get(f"{ours}_minus_this")
         return float(gap["mean"] if gap else scores[ours]["srg"]["mean"] - scores[method]["srg"]["mean"])
 
-    return sorted((name for name in scores if not name.startswith(OURS)), key=distance)
+    return sorted((name for name in scores if is_baseline(name)), key=distance)
+
+
+def is_baseline(method: str) -> bool:
+    return not method.startswith(OURS) and method != HYBRID
 
 
 def srg_table(rows: pd.DataFrame, role: str) -> pd.DataFrame:
@@ -197,6 +202,12 @@ def refinement_curve(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFr
 def headline(methods: Any) -> tuple[str, str]:
     """The names of AHA in one pass and after the last refinement step."""
     return f"{OURS}0", f"{OURS}{refinement_steps(methods)[-1]}"
+
+
+def shown_of_ours(methods: Any) -> list[str]:
+    """AHA's names in tables: in one pass, hybrid where it was scored, after the last refinement step."""
+    first, last = headline(methods)
+    return list(dict.fromkeys((first, *(name for name in methods if name == HYBRID), last)))
 
 
 def refinement_steps(methods: Any) -> list[int]:

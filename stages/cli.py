@@ -136,6 +136,9 @@ def explain(
     against: Annotated[
         str | None, typer.Option("--against", help="Another class: what speaks for the one rather than this.")
     ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 3 times the time.")
+    ] = False,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
     explainer: ExplainerSource = None,
     target: TargetSource = None,
@@ -157,7 +160,7 @@ def explain(
 
     ctx = Context.create(Path.cwd(), params, device=device, tracking_uri=tracking_uri)
     request = Request(
-        images, out, class_, against, steps, explainer, target, target_weights, keep, scores, show
+        images, out, class_, against, hybrid, steps, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
     raise typer.Exit(1 if explain_images(ctx, request) else 0)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
@@ -31,7 +33,7 @@ from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.protocols import Attributor
 from aha_core.selection import evaluation_indices
-from aha_core.summary import OURS
+from aha_core.summary import HYBRID, OURS
 from aha_core.targets import Target
 from stages import launch
 from stages.context import Context
@@ -48,7 +50,7 @@ def run(ctx: Context) -> None:
     ctx.use_all_cores()
     target = Target.load(ctx.paths.target).to(ctx.device)
     tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
-    methods, left_out = baselines(ctx, target)
+    methods, left_out = scored_methods(ctx, target)
     dataset, indices = evaluated(ctx, "test")
     plan = planned(ctx, refined_steps(ctx, indices), methods, len(indices))
     store = PartStore(store_folder(ctx))
@@ -102,7 +104,7 @@ def share(
     torch.set_num_threads(threads)
     ctx = Context(Paths(root), params, 0, device, threads, "", console=Console(quiet=True))
     target = Target.load(ctx.paths.target).to(device)
-    methods, _ = baselines(ctx, target)
+    methods, _ = scored_methods(ctx, target)
     score(ctx, target, methods, plan, store, rank, world)
     check(ctx, target, store, to_check[rank::world])
 
@@ -212,9 +214,23 @@ def precision_error(ctx: Context, target: Target, dataset: PreparedImages, indic
     return {"max_error": round(float(difference.max()), 6), "mean_error": round(float(difference.mean()), 6)}
 
 
-def baselines(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
-    """The configured methods that apply to this target, and the reasons why others do not: never scored as zero."""
-    methods, left_out = {}, {}
+@dataclass(frozen=True)
+class HybridMaps:
+    """AHA's hybrid maps as a method."""
+
+    explainer: Explainer
+
+    def attribute(
+        self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B 1 H W"]:
+        return self.explainer.attribute(x, target, hybrid=True)
+
+
+def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
+    """Hybrid maps and the configured methods that apply to this target, and why others do not: never scored as zero."""
+    explainer = Explainer.load(ctx.paths.explainer, target, memory_gb=ctx.params.resources.memory_gb).to(ctx.device)
+    methods: dict[str, Attributor] = {HYBRID: HybridMaps(explainer)}
+    left_out = {}
     for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
         reason = refusal(name, target, baseline_settings(ctx))
         if reason:

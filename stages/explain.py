@@ -119,7 +119,8 @@ class Results:
         if len(self.done) > 1:
             self._save(self._sheet.rest())
         out, say = self.request.out, self.ctx.say
-        facts: dict[str, Any] = {"target": self.target, "steps": self.request.steps, "class": wanted}
+        facts: dict[str, Any] = {"target": self.target, "hybrid": self.request.hybrid, "steps": self.request.steps}
+        facts["class"] = wanted
         skipped = [{"file": name, "reason": reason} for name, reason in self.bad]
         files = {"contact_sheets": self._pages, "images": self.done, "skipped": skipped}
         atomic_json(out / "summary.json", facts | files)
@@ -168,10 +169,10 @@ def explain_batch(
     probabilities = features.logits.float().softmax(dim=1)
     classes = choice(probabilities)
     if choice.against is None:
-        maps = explainer.maps(x, features, classes, request.steps)
+        maps = explainer.maps(x, features, classes, request.steps, request.hybrid)
     else:
         rivals = torch.full_like(classes[:1], choice.against)
-        every = explainer.maps(x, features, torch.cat([classes, rivals]), request.steps)
+        every = explainer.maps(x, features, torch.cat([classes, rivals]), request.steps, request.hybrid)
         maps = torch.stack([contrast_maps(torch.stack([one, every[-1]])) for one in every[:-1]])
     finite = maps.isfinite().flatten(2).all(dim=2).all(dim=0).tolist()
     maps = maps.nan_to_num(0.0, 0.0, 0.0)

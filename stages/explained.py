@@ -32,6 +32,7 @@ class Request:
     out: Path
     class_: str | None = None
     against: str | None = None
+    hybrid: bool = False
     steps: int = 0
     explainer: str | None = None
     target: str | None = None
@@ -88,7 +89,8 @@ def write(
             np.save(temporary, own.map)
         overlays.append(made.overlay)
         classes.append(own.facts | {"files": files})
-    facts = {"file": str(file), "width": photo.width, "height": photo.height, "target": target, "steps": request.steps}
+    facts = {"file": str(file), "width": photo.width, "height": photo.height, "target": target}
+    facts |= {"hybrid": request.hybrid, "steps": request.steps}
     atomic_json(request.out / f"{name}.json", facts | {"cutout_share": request.keep, "classes": classes})
     return overlays[0]
 

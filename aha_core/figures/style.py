@@ -24,6 +24,7 @@ _LABELS = {
     "layer_cam": "LayerCAM", "score_cam": "Score-CAM", "kernel_shap": "Kernel SHAP", "lime": "LIME",
     "extremal": "Extremal masks", "greedy": "Greedy order", "rollout": "Attention rollout", "chefer": "Chefer",
     "legrad": "LeGrad", "rise": "RISE", "fastshap": "FastSHAP",
+    "aha": "AHA", "aha_hybrid": "AHA (hybrid)",
     "random": "Random", "centre": "Centre", "sobel": "Sobel edges",
 }  # fmt: skip
 
@@ -39,7 +40,7 @@ class LineStyle:
 
 
 def is_aha(method: str) -> bool:
-    """Whether a method name is AHA itself: aha, or aha_tT after T refinement steps."""
+    """Whether a method name is AHA itself: aha, aha_hybrid, or aha_tT after T refinement steps."""
     return method == "aha" or method.startswith("aha_")
 
 
@@ -54,19 +55,18 @@ def method_label(method: str) -> str:
     step = refinement_step(method)
     if step is not None:
         return "AHA (one pass)" if step == 0 else f"AHA ({step} step{'s' if step > 1 else ''})"
-    if method == "aha":
-        return "AHA"
     return _LABELS.get(method, method.replace("_", " ").capitalize())
 
 
 def line_styles(methods: list[str]) -> dict[str, LineStyle]:
-    """A style for each method: AHA stands out, dashed in one pass; floors are grey and dotted."""
+    """A style for each method: AHA stands out, dashed in one pass, dash-dotted hybrid; floors are grey and dotted."""
     styles: dict[str, LineStyle] = {}
     others = [method for method in methods if not is_aha(method) and method not in _FLOORS]
     dashes = ("-", "--", "-.")
     for method in methods:
         if is_aha(method):
-            styles[method] = LineStyle(AHA_COLOUR, 2.6, "--" if refinement_step(method) == 0 else "-", 5)
+            dash = "-." if method == "aha_hybrid" else "--" if refinement_step(method) == 0 else "-"
+            styles[method] = LineStyle(AHA_COLOUR, 2.6, dash, 5)
         elif method in _FLOORS:
             place = _FLOORS.index(method)
             styles[method] = LineStyle("#9aa1ad", 1.4, (":", "-.", "--")[place], 2)

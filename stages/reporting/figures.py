@@ -16,7 +16,7 @@ from aha_core import figures
 from aha_core.perturbation import reference_images, remove, upsample_masks
 from aha_core.ranking import make_relaxation, standardise
 from aha_core.report import ReportFigure
-from aha_core.summary import OURS, headline, per_image, ranks_of_summary, refinement_steps
+from aha_core.summary import OURS, headline, is_baseline, per_image, ranks_of_summary, refinement_steps
 from stages.context import Context
 from stages.reporting.results import Results, in_unit_range, pixels_of
 
@@ -45,7 +45,7 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
     """All figures, in the report's order; `hero`, the README's picture, is the first."""
     shown, scores, plots = results.shown, results.scores, ctx.paths.plots
     srg = {method: scores[method]["srg"]["mean"] for method in scores}
-    baselines = {method: srg[method] for method in shown if not method.startswith(OURS)}
+    baselines = {method: srg[method] for method in shown if is_baseline(method)}
     drawn: dict[str, Callable[[], Figure]] = {
         "hero": lambda: hero(results, srg),
         "gallery": lambda: figures.gallery_figure(

@@ -17,7 +17,7 @@ from aha_core.data.labels import display_names
 from aha_core.figures import method_label
 from aha_core.report import ReportTable
 from aha_core.report.tables import summary_tables
-from aha_core.summary import OURS, baselines_by_srg, headline
+from aha_core.summary import baselines_by_srg, is_baseline, shown_of_ours
 from stages.context import Context
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # fractions, deletion, insertion
@@ -55,12 +55,12 @@ class Results:
 
     @property
     def shown(self) -> list[str]:
-        """AHA in one pass and refined, then the baselines from best to worst."""
-        return list(dict.fromkeys(headline(self.scores))) + baselines_by_srg(self.scores)
+        """AHA in one pass, hybrid and refined, then the baselines from best to worst."""
+        return shown_of_ours(self.scores) + baselines_by_srg(self.scores)
 
     @property
     def best_baseline(self) -> str | None:
-        return next((method for method in self.shown if not method.startswith(OURS)), None)
+        return next((method for method in self.shown if is_baseline(method)), None)
 
     @property
     def tables(self) -> tuple[ReportTable, ...]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from aha_core.figures import method_label
 from aha_core.report import ReportFigure, ReportStudy
-from aha_core.summary import OURS
+from aha_core.summary import OURS, is_baseline
 from stages.context import Context
 
 Say = Callable[[pd.DataFrame, dict[str, Any]], tuple[str, ...]]
@@ -73,7 +73,7 @@ def sanity(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
 
 def localisation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     everywhere = table[table.images_of == "all"].set_index("method")
-    others = [name for name in everywhere.index if not name.startswith(OURS)]
+    others = [name for name in everywhere.index if is_baseline(name)]
     shares = [f"{method_label(name)} {everywhere.energy[name]:.0%}" for name in others]
     first = everywhere.loc[f"{OURS}0"]
     return (

@@ -48,7 +48,7 @@ def checkout(tmp_path_factory) -> Path:
 
 def test_every_stage_left_its_outputs_and_git_stays_clean(checkout):
     scores = pd.read_parquet(checkout / "outputs/evaluation/scores.parquet")
-    methods = small_params()["evaluate"]["methods"] + ["aha_t0", "aha_t1", "aha_t2"]
+    methods = small_params()["evaluate"]["methods"] + ["aha_t0", "aha_t1", "aha_t2", "aha_hybrid"]
     assert sorted(scores["method"].unique()) == sorted(methods)
     assert len(scores) == len(methods) * 6 * 3
     assert scores[["deletion", "insertion", "srg"]].notna().all().all()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from stages.context import Context
@@ -17,8 +18,6 @@ from tests.conftest import small_params
 @pytest.fixture(autouse=True)
 def threads_as_before():
     """Stages take all cores; the tests after them must not, they run beside each other."""
-    import torch
-
     yield
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -58,9 +57,22 @@ def change(workspace):
     return apply
 
 
+def untrained_explainer(ctx: Context) -> None:
+    """An explainer of the workspace's target with its first weights."""
+    from aha_core.explainer import build_explainer
+    from aha_core.explainer.storage import Training, save_explainer
+    from aha_core.targets import Target
+
+    target, own = Target.load(ctx.paths.target), ctx.params
+    torch.manual_seed(own.seed)
+    training = Training(target.name, own.seed, own.explainer, own.ranking, own.perturbation)
+    save_explainer(ctx.paths.explainer, build_explainer(own.explainer, target), training)
+
+
 def refined(workspace: Path) -> Context:
-    """A context of one process with seeded maps as AHA's: step 0 noise, step 1 the object's mask."""
+    """A context of one process with an untrained explainer and seeded maps as AHA's: step 0 noise, step 1 the mask."""
     ctx = Context.create(workspace, workers=0)
+    untrained_explainer(ctx)
     dataset, indices = evaluated(ctx, "test")
     noise = np.random.default_rng(0).random((len(indices), 1, 1, 32, 32), np.float32)
     masks = np.stack([dataset.mask(index).numpy() for index in indices])[:, None, None].astype(np.float32)

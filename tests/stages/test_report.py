@@ -8,14 +8,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from aha_core.explainer import build_explainer
-from aha_core.explainer.storage import Training, save_explainer
 from aha_core.selection import taking_turns
-from aha_core.targets import Target
 from stages import evaluate, refine, report
 from stages.context import Context
 from stages.reporting.explorer import rank_levels
 from stages.reporting.studies import read_studies, throughput
+from tests.stages.conftest import untrained_explainer
 from tests.stages.test_evaluate import Quiet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -34,9 +32,7 @@ def reported(prepared_workspace, tmp_path_factory) -> Context:
     params["resources"] |= {"threads": 1}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     ctx = Context.create(root, device="cpu")
-    target, own = Target.load(ctx.paths.target), ctx.params
-    training = Training(target.name, own.seed, own.explainer, own.ranking, own.perturbation)
-    save_explainer(ctx.paths.explainer, build_explainer(own.explainer, target), training)
+    untrained_explainer(ctx)
     ctx.paths.plots.mkdir(parents=True, exist_ok=True)
     (ctx.paths.plots / "training.csv").write_text("step,loss\n1,0.5\n2,0.4\n")
     write_study(ctx)

@@ -1,0 +1,80 @@
+"""The hybrid mode: against its formula, and what it leaves alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aha_core import probe
+from aha_core.attribution import Explainer
+from aha_core.masked_passes import MaskedPasses
+from aha_core.objective import removal_masks
+from aha_core.perturbation import reference_images, upsample_masks
+from aha_core.ranking import standardise
+from aha_core.ranking.soft_topk import SoftTopK
+from tests.unit.explainer.test_explainer import images, make_explainer, make_target
+
+CLASSES = torch.tensor([3, 1, 4])
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    return make_explainer(make_target())
+
+
+def corrected(explainer: Explainer, x: torch.Tensor, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    passes = MaskedPasses(explainer.target, "fp32", 1.0)
+    return probe.hybrid(passes, x, maps, classes, explainer.training.perturbation)
+
+
+def test_is_the_gradient_of_the_log_probability_at_a_partly_removed_image(explainer):
+    x, maps = images(), torch.randn(3, 1, *images().shape[-2:])
+    start = standardise(maps)
+    _, mask = removal_masks(start, SoftTopK(probe.TAU), probe.GRID, torch.full((2,), probe.REMOVED), True)
+    mask.requires_grad_()
+    pixels = upsample_masks(mask[None], probe.GRID, tuple(x.shape[-2:]))[0]
+    mixed = (1 - pixels) * x + pixels * reference_images(x, "blur", explainer.training.perturbation)
+    chosen = explainer.target(mixed).log_softmax(dim=1)[range(3), CLASSES]
+    gain = -torch.autograd.grad(chosen.sum(), mask)[0]  # of log f: the same up to a factor per image
+    gain = gain / gain.square().mean(dim=1, keepdim=True).sqrt()
+    change = (probe.ALPHA * gain.clamp(-3, 3)).unflatten(1, (1, probe.GRID, probe.GRID))
+    expected = start + F.interpolate(change, size=x.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(corrected(explainer, x, maps, CLASSES), expected, atol=2e-3, rtol=0)
+
+
+def test_inputs_stay_and_an_image_does_not_depend_on_its_batch(explainer):
+    x, maps = images(), torch.randn(3, 1, *images().shape[-2:])
+    before = x.clone(), maps.clone()
+    together = corrected(explainer, x, maps, CLASSES)
+    alone = torch.cat([corrected(explainer, x[[i]], maps[[i]], CLASSES[[i]]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=0)
+    assert torch.equal(x, before[0]) and torch.equal(maps, before[1])
+    assert all(weight.grad is None for weight in explainer.target.parameters())
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1.0, 1e30])
+def test_only_the_pattern_of_a_gradient_counts(scale):
+    gradient = torch.randn(2, 49)
+    torch.testing.assert_close(probe.relative(scale * gradient), probe.relative(gradient), atol=1e-4, rtol=0)
+
+
+def test_no_gradient_no_change():
+    assert not probe.relative(torch.zeros(2, 49)).any()
+    spike = torch.zeros(1, 400).index_fill(1, torch.tensor([7]), 5.0)
+    assert probe.relative(spike)[0, 7] == probe.LIMIT
+
+
+class TestInTheApi:
+    def test_attribute_corrects_its_own_map(self, explainer):
+        x = images()
+        start = explainer.attribute(x, CLASSES)
+        expected = probe.hybrid(explainer.passes, x, start, CLASSES, explainer.training.perturbation)
+        maps = explainer.attribute(x, CLASSES, hybrid=True)
+        torch.testing.assert_close(maps, expected, atol=1e-3, rtol=0)
+        assert not maps.requires_grad
+        assert not torch.allclose(maps, explainer.attribute(x, CLASSES), atol=1e-2)
+
+    def test_refinement_starts_from_the_hybrid_map(self, explainer):
+        x = images()
+        start = explainer.attribute(x, CLASSES, hybrid=True)
+        expected = explainer.refine(x, start, CLASSES, 1).maps[-1]
+        torch.testing.assert_close(explainer.attribute(x, CLASSES, 1, hybrid=True), expected, atol=1e-3, rtol=0)
