@@ -169,7 +169,8 @@ class Explainer:
             inputs: images at the target's input size, never changed; as in captum a tuple of one tensor gives a tuple.
             target: class indices, or one for all images; the predicted class where None.
             steps: refinement steps T.
-            hybrid: one masked pass of the target and its gradient correct the map (`aha_core.probe`), before the steps.
+            hybrid: one masked pass of the target and its gradient correct the map (`aha_core.probe`); refinement begins
+                with that anyway, unless its settings say otherwise.
             normalised: inputs are (x - mean) / std with the target's mean and std, not images in [0, 1].
             channels: 3 repeats the map over the colours: the inputs' shape, which `captum.metrics.infidelity` wants.
             internal_batch_size: most images in a pass; all together where None.
@@ -246,7 +247,7 @@ class Explainer:
         count = len(classes)
         wide, flat = x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))
-        if hybrid:
+        if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
             maps = probe.hybrid(self.passes, wide, maps, flat, self.training.perturbation)
         if steps:
             maps = self.refine(wide, maps, flat, steps).maps[-1]

@@ -2,7 +2,7 @@
 
     m = soft mask of the least important 70 % of the cells of A, on a grid of 28 x 28
     g = -df_c((1 - m) x + m r) / dm        r: the blurred image
-    H = z(A) + alpha clip(g / rms(g), -3, 3)
+    H = z(z(A) + alpha clip(g / rms(g), -3, 3))
 
 g_i is what cell i adds to the class's probability while the image is about to be put together in the order of A: the
 first-order gain of insertion from an earlier rank. A gradient at the whole image says less, because there the
@@ -50,7 +50,7 @@ def hybrid(
     change = F.interpolate(
         ALPHA * relative(-gradient[0]).unflatten(1, (1, GRID, GRID)), size=x.shape[-2:], mode="bilinear"
     )
-    return start + change
+    return standardise(start + change)
 
 
 def relative(gradient: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:

@@ -1,21 +1,23 @@
 """Refinement: T gradient steps on one image's map with the training objective.
 
-    A_0 = standardise(explainer's map);  A_{t+1} = A_t - Adam(grad of AUC_del(A_t) + 1 - AUC_lif(A_t))
+    A_0 = standardise(explainer's map);  A_{t+1} = B + sum of Adam steps against grad of AUC_del(A_t) + 1 - AUC_lif(A_t)
 
+B is the hybrid map of A_0 (`aha_core.probe`), half of a step's gain at a twentieth of its cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
 fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. The step
 lives on a grid of cells and is added to the map bilinearly: the explainer's fine structure stays. Source: "Learn
 to Rank" (arXiv 2604.05819), test-time refinement.
 
-Cost of a step: 2 * fractions * references masked forward and backward passes of the target per image.
+Cost of a step: 2 * fractions * references masked forward and backward passes of the target per image; B: one.
 
 Early stop, with patience P > 0, for each image by itself: before step t = P, 2P, … it stops when
 
     J(A_t) >= J(A_{t-P}) - ROUNDING        J = AUC_del + 1 - AUC_lif at the middles (j + 1/2) / S of the S strata
 
-The losses of the steps say little about progress: each step draws its own fractions, which move the loss of all images
-more than the step does. So J is measured at fractions that stay the same and that no step optimises, which costs 2 *
-fractions * references forward passes every P steps, a third of a step. An image that has stopped costs nothing.
+with J(B) for t = 0. The losses of the steps say little about progress: each step draws its own fractions, which move
+the loss of all images more than the step does. So J is measured at fractions that stay the same and that no step
+optimises, which costs 2 * fractions * references forward passes every P steps, a third of a step. An image that has
+stopped costs nothing.
 """
 
 from __future__ import annotations
@@ -32,11 +34,20 @@ from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_areas, removal_masks
 from aha_core.perturbation import reference_images
+from aha_core.probe import hybrid
 from aha_core.ranking import make_relaxation, standardise
 
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
 DEFAULT_REFINEMENT = RefineConfig(
-    steps=5, patience=0, lr=0.3, fractions=3, references=("black", "mean", "blur"), grid=28, tau=0.15, precision="auto"
+    steps=5,
+    patience=0,
+    hybrid=True,
+    lr=0.3,
+    fractions=3,
+    references=("black", "mean", "blur"),
+    grid=28,
+    tau=0.15,
+    precision="auto",
 )
 ROUNDING = 1e-5  # of J, which depends on the batch that much
 
@@ -67,6 +78,7 @@ def refine(
 ) -> Refinement:
     """All intermediate maps of `config.steps` refinement steps; the inputs are not changed."""
     start = standardise(maps.detach())
+    base = hybrid(passes, x, maps, classes, perturbation) if config.hybrid and config.steps else start
     grid = config.grid
     change = torch.zeros(len(x), 1, grid, grid, device=x.device, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=config.lr)
@@ -74,7 +86,7 @@ def refine(
     references = [reference_images(x, name, perturbation) for name in config.references]
 
     def current(rows: Tensor) -> Tensor:
-        return start[rows] + F.interpolate(change[rows], size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return base[rows] + F.interpolate(change[rows], size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def losses(rows: Tensor, places: Tensor) -> Iterator[Tensor]:
         """Of these images, each reference's share; a fraction in each stratum at these places in [0, 1]."""

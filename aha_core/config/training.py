@@ -85,6 +85,7 @@ class RefineConfig(Section):
     patience: Annotated[int, Field(ge=0)] = Field(
         description="every so many steps the score is measured, and an image stops where it has not risen; 0: never"
     )
+    hybrid: bool = Field(description="whether the first step starts from the hybrid map, which costs one masked pass")
     lr: Positive = Field(description="Adam learning rate on the standardised map")
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(

@@ -94,10 +94,13 @@ def strip(results: Results, count: int) -> Figure:
 
 
 def cost(ctx: Context, results: Results, srg: dict[str, float]) -> Figure:
-    """A step deletes and inserts `fractions` times for each reference, forward and backward."""
+    """A step deletes and inserts `fractions` times for each reference, forward and backward; the hybrid start once."""
     refine, passes = ctx.params.refine, results.summary["passes_per_map"]
     step_passes = 2 * 2 * refine.fractions * len(refine.references)
-    refined = [(step, 1 + step_passes * step, srg[f"{OURS}{step}"]) for step in refinement_steps(results.scores)]
+    refined = [
+        (step, 1 + step_passes * step + 2 * (refine.hybrid and step > 0), srg[f"{OURS}{step}"])
+        for step in refinement_steps(results.scores)
+    ]
     others = {m: (sum(passes[m].values()), srg[m]) for m in results.shown if m in passes}
     return figures.cost_figure(refined, others)
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.table import Table
 from torch import Tensor
 
 from aha_core.attribution import Explainer
 from aha_core.baselines.rise import Rise
+from aha_core.config import RefineConfig
 from aha_core.cost import Cost, measured
 from aha_core.data.dataset import PreparedImages
 from aha_core.evaluation import Attempt, ChunkEvaluator
@@ -137,11 +138,19 @@ def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
             start = own.attribute(x, classes)
         with measured(own.target) as more:
             result = own.refine(x, start, classes, steps)
-        taken = torch.stack([result.taken.clamp(max=step).sum() for step in range(steps + 1)]).double().cpu()
-        share = taken / taken[-1].clamp(min=1)
+        share = work(result.taken, steps, settings)
         return Made(result.maps, passes(once) + share * passes(more), once.seconds + share * more.seconds)
 
     return Series("aha", f"S = {fractions}", "steps", tuple(range(steps + 1)), make)
+
+
+def work(taken: Int[Tensor, "B"], steps: int, settings: RefineConfig) -> Float[Tensor, "T1"]:
+    """Share of all masked passes that 0 .. `steps` steps had, from the steps that each image took."""
+    pairs = 2 * settings.fractions * len(settings.references)
+    done = [
+        pairs * taken.clamp(max=step).sum() + settings.hybrid * (step > 0) * len(taken) for step in range(steps + 1)
+    ]
+    return torch.stack([torch.as_tensor(one) for one in done]).double().cpu() / max(int(done[-1]), 1)
 
 
 def rise(ctx: Context, target: Target, counts: tuple[int, ...]) -> Series:

@@ -232,7 +232,7 @@ def test_tradeoff_scores_what_it_counts(ctx, workspace, logged, monkeypatch):
     found = [tuple(row) for row in table.astype(object).fillna("")[list(COUNTED)].to_numpy()]
     references = len(ctx.params.refine.references)
     assert found == [
-        *(("aha", f"S = {s}", t, "", 1 + 3 * 2 * s * references * t) for s in (1, 2) for t in (0, 1, 2)),
+        *(("aha", f"S = {s}", t, "", 1 + 3 * 2 * s * references * t + 3 * (t > 0)) for s in (1, 2) for t in (0, 1, 2)),
         ("rise", "", "", 3, 3), ("rise", "", "", 5, 5),
         ("greedy", "2 x 2 patches", "", "", 4 * 5), ("chefer", "", "", "", 3),
     ]  # fmt: skip
@@ -281,8 +281,9 @@ def test_tradeoff_counts_only_the_steps_that_images_take(ctx, workspace, change,
     assert taken.min() < 6
     table = pd.read_csv(workspace / "study/tradeoff.csv")
     step = 3 * 2 * 3  # a check is a third of it: every step, as long as an image goes on
-    total = step * float((taken + (taken + 1).clamp(max=6) / 3).mean())
-    shares = [float(taken.clamp(max=count).sum() / taken.sum()) for count in range(7)]
+    total = 3 + step * float((taken + (taken + 1).clamp(max=6) / 3).mean())
+    done = [2 * 3 * float(taken.clamp(max=count).double().mean()) + (count > 0) for count in range(7)]  # and the start
+    shares = [one / done[-1] for one in done]
     expected = [1 + share * total for share in shares]
     assert table[table.method == "aha"].passes.tolist() == pytest.approx(expected, rel=1e-4)
     seconds = table[table.method == "aha"].seconds_on_this_machine

@@ -37,7 +37,7 @@ def test_is_the_gradient_of_the_log_probability_at_a_partly_removed_image(explai
     gain = -torch.autograd.grad(chosen.sum(), mask)[0]  # of log f: the same up to a factor per image
     gain = gain / gain.square().mean(dim=1, keepdim=True).sqrt()
     change = (probe.ALPHA * gain.clamp(-3, 3)).unflatten(1, (1, probe.GRID, probe.GRID))
-    expected = start + F.interpolate(change, size=x.shape[-2:], mode="bilinear")
+    expected = standardise(start + F.interpolate(change, size=x.shape[-2:], mode="bilinear"))
     torch.testing.assert_close(corrected(explainer, x, maps, CLASSES), expected, atol=2e-3, rtol=0)
 
 
@@ -73,8 +73,16 @@ class TestInTheApi:
         assert not maps.requires_grad
         assert not torch.allclose(maps, explainer.attribute(x, CLASSES), atol=1e-2)
 
-    def test_refinement_starts_from_the_hybrid_map(self, explainer):
+    def test_refinement_begins_with_it(self, explainer):
         x = images()
-        start = explainer.attribute(x, CLASSES, hybrid=True)
-        expected = explainer.refine(x, start, CLASSES, 1).maps[-1]
-        torch.testing.assert_close(explainer.attribute(x, CLASSES, 1, hybrid=True), expected, atol=1e-3, rtol=0)
+        start, corrected = explainer.attribute(x, CLASSES), explainer.attribute(x, CLASSES, hybrid=True)
+        maps = explainer.refine(x, start, CLASSES, 1).maps
+        plain = Explainer(
+            explainer.target, explainer.network, explainer.training,
+            explainer.refinement.model_copy(update={"hybrid": False}),
+        )  # fmt: skip
+        torch.testing.assert_close(maps[0], start, atol=1e-3, rtol=0)
+        torch.testing.assert_close(maps[1], plain.refine(x, corrected, CLASSES, 1).maps[1], atol=1e-3, rtol=0)
+        assert not torch.allclose(maps[1], plain.refine(x, start, CLASSES, 1).maps[1], atol=1e-2)
+        for asked in (False, True):  # not corrected twice
+            torch.testing.assert_close(explainer.attribute(x, CLASSES, 1, hybrid=asked), maps[1], atol=1e-3, rtol=0)

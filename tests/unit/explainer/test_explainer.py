@@ -169,7 +169,7 @@ def test_an_image_that_has_stopped_keeps_its_map_and_costs_no_more_passes():
     taken = result.taken.tolist()
     assert min(taken) < max(taken)
     checks = sum(min(steps // 2 + 1, 6) for steps in taken)  # at 0, 2, …, 10 as long as the image goes on
-    assert passes.images == 2 * 2 * (sum(taken) + checks)
+    assert passes.images == 2 * 2 * (sum(taken) + checks) + len(taken)  # the hybrid start of each image
     assert all_steps.taken.tolist() == [12] * 6
     assert result.maps.shape == all_steps.maps.shape and result.objective.shape == (12, 6)
     for image, steps in enumerate(taken):
