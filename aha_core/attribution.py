@@ -25,12 +25,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from aha_core import probe, sources
+from aha_core import sources
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
 from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
 from aha_core.explainer.storage import Training, load_explainer, save_explainer
+from aha_core.hybrid import hybrid_maps
 from aha_core.inputs import Classes, In, like, parts, read_classes, read_images
 from aha_core.masked_passes import MaskedPasses
 from aha_core.ranking import standardise
@@ -169,8 +170,8 @@ class Explainer:
             inputs: images at the target's input size, never changed; as in captum a tuple of one tensor gives a tuple.
             target: class indices, or one for all images; the predicted class where None.
             steps: refinement steps T.
-            hybrid: one masked pass of the target and its gradient correct the map (`aha_core.probe`); refinement begins
-                with that anyway, unless its settings say otherwise.
+            hybrid: one masked pass of the target and its gradient correct the map (`aha_core.hybrid`); refinement
+                begins with that anyway, unless its settings say otherwise.
             normalised: inputs are (x - mean) / std with the target's mean and std, not images in [0, 1].
             channels: 3 repeats the map over the colours: the inputs' shape, which `captum.metrics.infidelity` wants.
             internal_batch_size: most images in a pass; all together where None.
@@ -245,10 +246,10 @@ class Explainer:
     ) -> Float[Tensor, "K B 1 H W"]:  # fmt: skip
         """Maps of K classes of each image from one pass of the target."""
         count = len(classes)
-        wide, flat = x.repeat(count, 1, 1, 1), classes.flatten()
+        wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))
         if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
-            maps = probe.hybrid(self.passes, wide, maps, flat, self.training.perturbation)
+            maps = hybrid_maps(self.passes, wide, maps, flat, self.training.perturbation)
         if steps:
             maps = self.refine(wide, maps, flat, steps).maps[-1]
         return maps.unflatten(0, (count, len(x)))

@@ -2,7 +2,7 @@
 
     A_0 = standardise(explainer's map);  A_{t+1} = B + sum of Adam steps against grad of AUC_del(A_t) + 1 - AUC_lif(A_t)
 
-B is the hybrid map of A_0 (`aha_core.probe`), half of a step's gain at a twentieth of its cost, or A_0 itself.
+B is the hybrid map of A_0 (`aha_core.hybrid`), half of a step's gain at a twentieth of its cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
 fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. The step
 lives on a grid of cells and is added to the map bilinearly: the explainer's fine structure stays. Source: "Learn
@@ -31,10 +31,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
+from aha_core.hybrid import hybrid_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_areas, removal_masks
 from aha_core.perturbation import reference_images
-from aha_core.probe import hybrid
 from aha_core.ranking import make_relaxation, standardise
 
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
@@ -78,7 +78,7 @@ def refine(
 ) -> Refinement:
     """All intermediate maps of `config.steps` refinement steps; the inputs are not changed."""
     start = standardise(maps.detach())
-    base = hybrid(passes, x, maps, classes, perturbation) if config.hybrid and config.steps else start
+    base = hybrid_maps(passes, x, maps, classes, perturbation) if config.hybrid and config.steps else start
     grid = config.grid
     change = torch.zeros(len(x), 1, grid, grid, device=x.device, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=config.lr)

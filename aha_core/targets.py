@@ -51,7 +51,9 @@ class TargetFeatures:
             return values.repeat(times, *[1] * (values.ndim - 1))
 
         final = None if self.final is None else again(self.final)
-        attention = self.attention and evidence.ClassAttention(*map(again, self.attention))
+        attention = self.attention and evidence.ClassAttention(
+            again(self.attention.weights), tuple(map(again, self.attention.values))
+        )
         return TargetFeatures(again(self.logits), tuple(map(again, self.levels)), final, attention, self.origin or self)
 
 

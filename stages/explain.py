@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
 from aha_core.attribution import Explainer, contrast_maps
-from aha_core.figures.contact_sheet import ContactSheet
+from aha_core.figures.contact_sheet import ContactSheet, Page
 from aha_core.figures.terminal import in_colour, in_shades
 from aha_core.files import atomic_json, atomic_path
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
@@ -36,7 +36,8 @@ from stages.image_files import Found, find_images, output_names, read_ahead
 from stages.own import load_explainer
 
 SCORED = 16  # images whose maps are scored where nothing is said
-WRITERS = 2  # threads
+WRITERS = 1  # threads: more take the interpreter from the classifier's
+SWITCH = 5e-5  # seconds that the classifier's thread waits for Python while a writer has it; by default 5e-3
 BATCH = 16  # images, at most: more are not faster on CPUs, and each waits with its picture in memory
 DIGITS = 6
 
@@ -54,17 +55,30 @@ def explain_files(ctx: Context, explainer: Explainer, choice: ClassChoice, reque
     explainer.network.to(memory_format=torch.channels_last)  # a fifth off the time of its convolutions on CPUs
     request = replace(request, scores=with_scores(ctx, request.scores, len(found.files)))
     names = output_names(found.files, request.out, endings(choice.top))
-    results = Results(ctx, request, explainer.target.name, dict(zip(found.files, names, strict=True)), list(found.bad))
-    with ThreadPoolExecutor(WRITERS) as pool, ctx.bar() as bar:
-        task = bar.add_task("explain", total=len(found.files))
-        for batch, failed in batches(found.files, explainer.target.image_size, batch_size(ctx), ctx.cores):
-            explained = explain_batch(ctx, explainer, choice, request, [photo for _, photo in batch])
-            results.collect()  # of the batch before: its pictures were written meanwhile
-            results.bad += failed
-            results.submit(pool, batch, explained)
-            bar.advance(task, len(batch) + len(failed))
-        results.collect()
-    return results.close(request.class_ or "predicted")
+    named = dict(zip(found.files, names, strict=True))
+    with switching(SWITCH), ThreadPoolExecutor(WRITERS) as pool:
+        results = Results(ctx, pool, request, explainer.target.name, named, list(found.bad))
+        with ctx.bar() as bar:
+            task = bar.add_task("explain", total=len(found.files))
+            for batch, failed in batches(found.files, explainer.target.image_size, batch_size(ctx), ctx.cores):
+                explained = explain_batch(ctx, explainer, choice, request, [photo for _, photo in batch])
+                results.collect()  # of the batch before: its pictures were written meanwhile
+                results.bad += failed
+                results.submit(batch, explained)
+                bar.advance(task, len(batch) + len(failed))
+            results.collect()
+        return results.close(request.class_ or "predicted")
+
+
+@contextmanager
+def switching(seconds: float) -> Iterator[None]:
+    """Threads wait at most so long for another one's Python code; as before afterwards."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def batch_size(ctx: Context) -> int:
@@ -87,17 +101,19 @@ class Results:
     """
 
     def __init__(
-        self, ctx: Context, request: Request, target: str, names: dict[Path, str], bad: list[tuple[str, str]]
-    ) -> None:
+        self, ctx: Context, pool: Executor, request: Request, target: str, names: dict[Path, str],
+        bad: list[tuple[str, str]],
+    ) -> None:  # fmt: skip
         self.ctx, self.request, self.target, self.names, self.bad = ctx, request, target, names, bad
+        self._pool = pool
         self.done: list[dict[str, str]] = []
         self._jobs: list[tuple[Path, list[Explained], Future[UInt8[np.ndarray, "H W 3"]]]] = []
-        self._sheet, self._pages, self._terminal = ContactSheet(), list[str](), Console()
+        self._sheet, self._pages, self._terminal = ContactSheet(), list[Future[str]](), Console()
 
-    def submit(self, pool: Executor, batch: list[tuple[Path, Photo]], explained: list[list[Explained]]) -> None:
+    def submit(self, batch: list[tuple[Path, Photo]], explained: list[list[Explained]]) -> None:
         for (file, photo), own in zip(batch, explained, strict=True):
             if own:
-                job = pool.submit(write, self.request, self.names[file], file, photo, own, self.target)
+                job = self._pool.submit(write, self.request, self.names[file], file, photo, own, self.target)
                 self._jobs.append((file, own, job))
             else:
                 self.bad.append((str(file), "the map is not finite"))
@@ -122,19 +138,23 @@ class Results:
         facts: dict[str, Any] = {"target": self.target, "hybrid": self.request.hybrid, "steps": self.request.steps}
         facts["class"] = wanted
         skipped = [{"file": name, "reason": reason} for name, reason in self.bad]
-        files = {"contact_sheets": self._pages, "images": self.done, "skipped": skipped}
+        files = {"contact_sheets": [page.result() for page in self._pages], "images": self.done, "skipped": skipped}
         atomic_json(out / "summary.json", facts | files)
         for name, reason in self.bad:
             say(f"[red]skipped[/red] {escape(name)}: {escape(reason)}")
         say(escape(f"{len(self.done)} explained, {len(self.bad)} skipped: {out}"))
         return len(self.bad)
 
-    def _save(self, pages: Iterable[tuple[int, Image.Image]]) -> None:
+    def _save(self, pages: Iterable[tuple[int, Page]]) -> None:
         for number, page in pages:
-            name = f"contact_sheet_{number:02d}.jpg"
-            with atomic_path(self.request.out / name) as temporary:
-                page.save(temporary, quality=88)
-            self._pages.append(name)
+            self._pages.append(self._pool.submit(save_page, page, self.request.out / f"contact_sheet_{number:02d}.jpg"))
+
+
+def save_page(page: Page, file: Path) -> str:
+    """Draw and write it; returns the file's name."""
+    with atomic_path(file) as temporary:
+        page.draw().save(temporary, quality=88)
+    return file.name
 
 
 def batches(
@@ -176,7 +196,7 @@ def explain_batch(
         maps = torch.stack([contrast_maps(torch.stack([one, every[-1]])) for one in every[:-1]])
     finite = maps.isfinite().flatten(2).all(dim=2).all(dim=0).tolist()
     maps = maps.nan_to_num(0.0, 0.0, 0.0)
-    seeds = [zlib.crc32(one.numpy().tobytes()) for one in pixels]
+    seeds = [zlib.crc32(one.numpy()) for one in pixels] if request.scores else []
     results: list[list[Explained]] = [[] for _ in photos]
     for wanted, own in zip(classes, maps, strict=True):
         scores = score(ctx, explainer, x, own, wanted, seeds) if request.scores else [{} for _ in photos]

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from aha_core.data.decode import decode
 from aha_core.errors import DataError
+from aha_core.figures.contact_sheet import thumbnail
 from aha_core.figures.single import pictures, shown_size
 from aha_core.files import atomic_json, atomic_path
 
@@ -74,8 +75,8 @@ def read_photo(file: Path, side: int) -> Photo:
 def write(
     request: Request, name: str, file: Path, photo: Photo, explained: list[Explained], target: str
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """All files of one image; returns the first class's overlay."""
-    classes, overlays = [], []
+    """All files of one image; returns the first class's overlay as a contact sheet shows it."""
+    classes = []
     for rank, own in enumerate(explained, start=1):
         made = pictures(photo.shown, own.map, request.keep, contrast=request.against is not None)
         files = {kind: f"{name}{ending}" for kind, ending in _kinds(rank).items()}
@@ -87,12 +88,13 @@ def write(
             made.cutout.save(temporary, **PNG)
         with atomic_path(request.out / files["map"]) as temporary:
             np.save(temporary, own.map)
-        overlays.append(made.overlay)
+        if rank == 1:
+            small = thumbnail(made.overlay)
         classes.append(own.facts | {"files": files})
     facts = {"file": str(file), "width": photo.width, "height": photo.height, "target": target}
     facts |= {"hybrid": request.hybrid, "steps": request.steps}
     atomic_json(request.out / f"{name}.json", facts | {"cutout_share": request.keep, "classes": classes})
-    return overlays[0]
+    return small
 
 
 def endings(classes: int) -> list[str]:

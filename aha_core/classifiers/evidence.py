@@ -28,10 +28,14 @@ CLAMP = 8.0  # of evidence in units of its root-mean-square
 
 
 class ClassAttention(NamedTuple):
-    """Attention a of the class tokens (their mean) to P patches, and the patches' values v; L heads of all layers."""
+    """Attention a of the class tokens (mean) to P patches by L heads of all layers; values v of each layer, D = H E.
+
+    Values are views of what the layers computed, and all products with them are of whole layers, with the other factor
+    in block-diagonal form: copying keys and values into one matrix for each head took longer than their products.
+    """
 
     weights: Float[Tensor, "B L P"]
-    values: Float[Tensor, "B L P E"]
+    values: tuple[Float[Tensor, "B P D"], ...]
 
 
 def reads_class_attention(model: Any) -> bool:
@@ -63,11 +67,22 @@ def class_attention(model: Any, captured: list[Tensor]) -> ClassAttention:
     weights, values = [], []
     for block, qkv in zip(model.blocks, captured, strict=True):
         one = block.attn
-        q, k, v = qkv.unflatten(2, (3, one.num_heads, one.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k = one.q_norm(q[:, :, :readers]).float(), one.k_norm(k).float()
-        weights.append((q * one.scale @ k.transpose(2, 3)).softmax(dim=3)[..., prefix:].mean(dim=2))
-        values.append(v[:, :, prefix:])
-    return ClassAttention(torch.cat(weights, dim=1), torch.cat(values, dim=1))
+        q, k, v = qkv.chunk(3, dim=2)
+        q, k = (
+            norm(part.unflatten(2, (one.num_heads, one.head_dim))).float()
+            for norm, part in ((one.q_norm, q[:, :readers]), (one.k_norm, k))
+        )
+        columns = block_diagonal(q.transpose(1, 2) * one.scale)
+        attention = (k.flatten(2) @ columns).unflatten(2, (one.num_heads, readers)).softmax(dim=1)
+        weights.append(attention[:, prefix:].mean(dim=3).transpose(1, 2))
+        values.append(v[:, prefix:])
+    return ClassAttention(torch.cat(weights, dim=1), tuple(values))
+
+
+def block_diagonal(vectors: Float[Tensor, "B H R E"]) -> Float[Tensor, "B HE HR"]:
+    """R vectors of each of H heads as columns that are 0 outside of the head's own rows."""
+    heads = torch.eye(vectors.shape[1], device=vectors.device, dtype=vectors.dtype)
+    return torch.einsum("bhre,hg->bhegr", vectors, heads).flatten(3).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -96,7 +111,9 @@ def evidence_channels(
     spread = (attention.weights.shape[2] * attention.weights).sqrt()
     deviation = spread.std(dim=2, keepdim=True, correction=0)
     spread = (spread - spread.mean(dim=2, keepdim=True)) / (deviation + UNIFORM)
-    evidence = attention.weights * torch.einsum("blpe,ble->blp", attention.values.float(), readouts)
+    per_layer = readouts.unflatten(1, (len(attention.values), -1)).unbind(dim=1)
+    read = [v.float() @ block_diagonal(u[:, :, None]) for v, u in zip(attention.values, per_layer, strict=True)]
+    evidence = attention.weights * torch.cat(read, dim=2).transpose(1, 2)
     squares = evidence.square()
     scale = squares.mean(dim=2, keepdim=True) + SILENT * squares.mean(dim=(1, 2), keepdim=True)
     evidence = (evidence * torch.rsqrt(scale + 1e-20)).clamp(-CLAMP, CLAMP)

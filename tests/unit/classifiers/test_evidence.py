@@ -45,8 +45,9 @@ def test_heads_add_up_to_what_attention_writes_into_the_class_token(name, x):
     for layer, block in enumerate(model.blocks):
         places = slice(layer * heads, (layer + 1) * heads)
         values = qkv[layer].unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)[2]
+        own = attention.values[layer].unflatten(2, (heads, -1)).transpose(1, 2)
         from_prefix = full[layer][:, :, :readers, :prefix].mean(dim=2)[..., None] * values[:, :, :prefix]
-        from_patches = attention.weights[:, places, :, None] * attention.values[:, places]
+        from_patches = attention.weights[:, places, :, None] * own
         read = torch.einsum("bhpe,bhe->b", from_patches, readouts[:, places])
         read = read + torch.einsum("bhpe,bhe->b", from_prefix, readouts[:, places])
         bias = block.attn.proj.bias * getattr(getattr(block, "ls1", None), "gamma", 1.0)
@@ -84,8 +85,8 @@ def test_hooks_are_removed_after_an_error(x):
 
 def test_uniform_attention_and_silent_heads_give_zeros():
     weights = torch.full((1, 2, 9), 1 / 9) * (1 + 1e-6 * torch.randn(1, 2, 9))
-    values = torch.stack([torch.randn(1, 9, 4), 1e-6 * torch.randn(1, 9, 4)], dim=1)
-    channels = evidence.evidence_channels(evidence.ClassAttention(weights, values), torch.randn(1, 2, 4), (3, 3))
+    values = torch.cat([torch.randn(1, 9, 4), 1e-6 * torch.randn(1, 9, 4)], dim=2)
+    channels = evidence.evidence_channels(evidence.ClassAttention(weights, (values,)), torch.randn(1, 2, 4), (3, 3))
     spread, direct = channels.chunk(2, dim=1)
     assert spread.abs().max() < 1e-3
     assert direct[:, 1].abs().max() < 1e-3 < direct[:, 0].abs().max()

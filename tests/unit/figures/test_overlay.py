@@ -112,7 +112,7 @@ def test_contact_sheets_are_paged():
     pages = [page for index in range(50) for page in sheet.add(picture, [f"image {index} " * 20, "class"])]
     pages += list(sheet.rest())
     assert [number for number, _ in pages] == [1, 2]
-    assert pages[1][1].width < pages[0][1].width
+    assert pages[1][1].draw().width < pages[0][1].draw().width
     assert list(sheet.rest()) == []
 
 

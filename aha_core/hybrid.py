@@ -33,7 +33,7 @@ ALPHA = 0.4  # of a standard deviation of the map
 LIMIT = 3.0  # root mean squares
 
 
-def hybrid(
+def hybrid_maps(
     passes: MaskedPasses,
     x: Float[Tensor, "B 3 H W"],
     maps: Float[Tensor, "B 1 H W"],

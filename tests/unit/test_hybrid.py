@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aha_core import probe
+from aha_core import hybrid
 from aha_core.attribution import Explainer
+from aha_core.hybrid import hybrid_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import removal_masks
 from aha_core.perturbation import reference_images, upsample_masks
@@ -23,20 +24,20 @@ def explainer() -> Explainer:
 
 def corrected(explainer: Explainer, x: torch.Tensor, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     passes = MaskedPasses(explainer.target, "fp32", 1.0)
-    return probe.hybrid(passes, x, maps, classes, explainer.training.perturbation)
+    return hybrid_maps(passes, x, maps, classes, explainer.training.perturbation)
 
 
 def test_is_the_gradient_of_the_log_probability_at_a_partly_removed_image(explainer):
     x, maps = images(), torch.randn(3, 1, *images().shape[-2:])
     start = standardise(maps)
-    _, mask = removal_masks(start, SoftTopK(probe.TAU), probe.GRID, torch.full((2,), probe.REMOVED), True)
+    _, mask = removal_masks(start, SoftTopK(hybrid.TAU), hybrid.GRID, torch.full((2,), hybrid.REMOVED), True)
     mask.requires_grad_()
-    pixels = upsample_masks(mask[None], probe.GRID, tuple(x.shape[-2:]))[0]
+    pixels = upsample_masks(mask[None], hybrid.GRID, tuple(x.shape[-2:]))[0]
     mixed = (1 - pixels) * x + pixels * reference_images(x, "blur", explainer.training.perturbation)
     chosen = explainer.target(mixed).log_softmax(dim=1)[range(3), CLASSES]
     gain = -torch.autograd.grad(chosen.sum(), mask)[0]  # of log f: the same up to a factor per image
     gain = gain / gain.square().mean(dim=1, keepdim=True).sqrt()
-    change = (probe.ALPHA * gain.clamp(-3, 3)).unflatten(1, (1, probe.GRID, probe.GRID))
+    change = (hybrid.ALPHA * gain.clamp(-3, 3)).unflatten(1, (1, hybrid.GRID, hybrid.GRID))
     expected = standardise(start + F.interpolate(change, size=x.shape[-2:], mode="bilinear"))
     torch.testing.assert_close(corrected(explainer, x, maps, CLASSES), expected, atol=2e-3, rtol=0)
 
@@ -54,20 +55,20 @@ def test_inputs_stay_and_an_image_does_not_depend_on_its_batch(explainer):
 @pytest.mark.parametrize("scale", [1e-35, 1.0, 1e30])
 def test_only_the_pattern_of_a_gradient_counts(scale):
     gradient = torch.randn(2, 49)
-    torch.testing.assert_close(probe.relative(scale * gradient), probe.relative(gradient), atol=1e-4, rtol=0)
+    torch.testing.assert_close(hybrid.relative(scale * gradient), hybrid.relative(gradient), atol=1e-4, rtol=0)
 
 
 def test_no_gradient_no_change():
-    assert not probe.relative(torch.zeros(2, 49)).any()
+    assert not hybrid.relative(torch.zeros(2, 49)).any()
     spike = torch.zeros(1, 400).index_fill(1, torch.tensor([7]), 5.0)
-    assert probe.relative(spike)[0, 7] == probe.LIMIT
+    assert hybrid.relative(spike)[0, 7] == hybrid.LIMIT
 
 
 class TestInTheApi:
     def test_attribute_corrects_its_own_map(self, explainer):
         x = images()
         start = explainer.attribute(x, CLASSES)
-        expected = probe.hybrid(explainer.passes, x, start, CLASSES, explainer.training.perturbation)
+        expected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation)
         maps = explainer.attribute(x, CLASSES, hybrid=True)
         torch.testing.assert_close(maps, expected, atol=1e-3, rtol=0)
         assert not maps.requires_grad
