@@ -49,7 +49,7 @@ def test_pipeline_on_real_images(workspace, monkeypatch):
     assert accuracy["top1"] > 0.7  # WordNet ids met ImageNet's logits
     rows = pd.read_parquet(workspace / "outputs/evaluation/scores.parquet")
     assert sorted(rows["method"].unique()) == ["aha_hybrid", "aha_t0", "aha_t1", "centre", "chefer"]
-    assert len(rows) == 4 * 4 * 3
+    assert len(rows) == 5 * 4 * 3
     page = (workspace / "outputs/report/index.html").read_text()
     assert str(workspace) not in page
     images = [str(image) for image in sorted((workspace / "images/val").glob("*/*"))[:2]]
