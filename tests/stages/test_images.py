@@ -9,10 +9,12 @@ import yaml
 from PIL import Image
 
 from aha_core.data.dataset import PreparedImages
+from aha_core.summary import HYBRID
 from stages import evaluate, prepare, target
 from stages.context import Context
 from stages.images import evaluated, load
 from tests.conftest import small_params
+from tests.stages.conftest import untrained_explainer
 from tests.stages.test_evaluate import Quiet
 
 BOXES = {"b/1.png": "4,4,20,28", "b/3.png": "0,0,8,8", "a/0.png": "10,2,30,30", "a/4.png": "1,1,9,30"}
@@ -62,15 +64,19 @@ def test_the_evaluation_counts_the_images_with_boxes_whatever_the_chunks(root, m
         raw["resources"]["batch_size"] = size
         (root / "params.yaml").write_text(yaml.safe_dump(raw))
         ctx = Context.create(root, workers=0, device="cpu")
+        untrained_explainer(ctx)
         save_maps(ctx)
         evaluate.run(ctx)
         places = pd.read_parquet(ctx.paths.evaluation / "localisation.parquet")
-        assert set(places["image"]) == {f"val/{name}" for name in BOXES} and len(places) == 4 * 3
-        assert len(pd.read_parquet(ctx.paths.evaluation / "scores.parquet")) == 12 * 3
+        assert set(places["image"]) == {f"val/{name}" for name in BOXES} and len(places) == 4 * 4
+        assert len(pd.read_parquet(ctx.paths.evaluation / "scores.parquet")) == 12 * 4
         tables.append(places.drop(columns="probability").sort_values(["method", "image"]).reset_index(drop=True))
         slices = pd.read_csv(ctx.paths.evaluation / "slices.csv")
         assert slices.groupby("method")["images"].sum().eq(4).all()
-    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    own = tables[0]["method"] == HYBRID  # the only one whose maps take passes, which round by their batches
+    for table in tables[1:]:
+        assert table[~own].equals(tables[0][~own])
+        pd.testing.assert_frame_equal(table[own], tables[0][own], atol=0.02)
 
 
 def save_maps(ctx):
