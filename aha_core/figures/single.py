@@ -1,7 +1,7 @@
 """The pictures of one explained image: overlay, heat map, cut-out.
 
 Ranks are taken on the map's own grid and only then enlarged to the picture: the cost does not grow with the photograph.
-With rank share q of a pixel the cut-out keeps where q >= 1 - k; everything else is transparent.
+With rank share q of a pixel, in 255 levels, the cut-out keeps where q >= 1 - k; everything else is transparent.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from aha_core.figures.overlay import blend, heat, rank_share, sign_colours
+from aha_core.figures.overlay import OPACITY, blend_pictures, heat, rank_share, sign_colours
 
 LONGEST = 1024  # pixels: pictures of larger photographs are made at this size
+LEVELS = 255  # of a rank share in a picture
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,33 @@ def pictures(
         keep: share k of the pixels in the cut-out, in (0, 1].
         contrast: colours by sign, as in `overlay.diverging`; the cut-out keeps what speaks for the first class.
     """
-    height, width = image.shape[:2]
-    share = rank_share(scores)
-    large = enlarge(share, width, height)
-    kept = np.where(large >= 1 - keep, np.uint8(255), np.uint8(0))
-    cutout = Image.new("RGBA", (width, height))
-    cutout.paste(Image.fromarray(image), mask=Image.fromarray(kept))  # no colours below the transparency
+    photo, share = Image.fromarray(image), rank_share(scores)
+    large = _enlarge(share, photo.size)
+    cutout = Image.new("RGBA", photo.size)
+    cutout.paste(photo, mask=large.point([255 * (level >= LEVELS * (1 - keep)) for level in range(LEVELS + 1)]))
     if contrast:
-        strength = enlarge(rank_share(np.abs(scores)), width, height)
-        signed = np.where(enlarge(scores, width, height) >= 0, strength, -strength)
+        strength = _enlarge(rank_share(np.abs(scores)), photo.size)
+        positive = np.asarray(enlarge(scores, *photo.size)) >= 0
+        half = (np.asarray(strength).astype(np.int16) + 1) // 2  # in 0 .. 128
+        index = Image.fromarray(np.where(positive, 127 + half, 128 - half).astype(np.uint8))
         colours, palette = _signed_palettes()
-        index = Image.fromarray(((signed + 1) * 127.5).round().astype(np.uint8))
     else:
-        strength, palette = large, _palette()
-        colours, index = palette, Image.fromarray((large * 255).round().astype(np.uint8))
-    shown = np.asarray(_in_palette(index, colours).convert("RGB"))
-    return Pictures(blend(image, shown, strength), _in_palette(index, palette), cutout)
+        strength, index, palette = large, large, _palette()
+        colours = palette
+    overlay = blend_pictures(photo, _in_palette(index, colours).convert("RGB"), strength.point(_opacities()))
+    return Pictures(np.asarray(overlay), _in_palette(index, palette), cutout)
+
+
+def _enlarge(share: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Image.Image:
+    """Rank shares as levels, bilinear: in eight bits a quarter of the time of floating point."""
+    levels = Image.fromarray((share * LEVELS + 0.5).astype(np.uint8))
+    return levels.resize(size, Image.Resampling.BILINEAR)
+
+
+@cache
+def _opacities() -> list[int]:
+    """Of the levels, as levels."""
+    return [round(OPACITY * level**2 / LEVELS) for level in range(LEVELS + 1)]
 
 
 def _in_palette(index: Image.Image, palette: UInt8[np.ndarray, "256 3"]) -> Image.Image:
