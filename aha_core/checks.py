@@ -4,6 +4,7 @@ They ask a method for new maps, of mosaics, of shifted images, of a target with 
 what scoring costs: they run on few images and for the methods that are named. One row per measured map:
 
     grid_NxN          image: number of the mosaic; detail: the cell's class; value: energy in the cell (chance 1 / N^2)
+    grid_NxN_hit      the same, value: 1 where the map's maximum lies in the cell
     max_sensitivity   value: relative change of the map
     spearman, ssim    detail: the last randomised group of the cascade; value: likeness to the intact target's map
 """
@@ -23,6 +24,7 @@ from aha_core.config import ChecksConfig
 from aha_core.errors import AttributionError, DataError
 from aha_core.metrics import (
     cell_energy,
+    cell_hit,
     choose_cells,
     max_sensitivity,
     model_randomisation,
@@ -118,9 +120,12 @@ def _grid(
     for start in range(0, len(jobs), batch_size):
         mosaic, cell = torch.tensor(jobs[start : start + batch_size], device=images.device).unbind(dim=1)
         wanted = made.classes[mosaic, cell]
-        energy = cell_energy(method.attribute(made.images[mosaic], wanted), cell, side)
-        for number, label, value in zip(mosaic.tolist(), wanted.tolist(), energy.tolist(), strict=True):
-            yield {"check": f"grid_{side}x{side}", "image": number, "detail": str(label), "value": value}
+        maps = method.attribute(made.images[mosaic], wanted)
+        seeds = [seed * 1_000_003 + number for number in mosaic.tolist()]  # a mosaic's ties fall alike for all classes
+        scores = {"": cell_energy(maps, cell, side), "_hit": cell_hit(maps, cell, side, seeds).double()}
+        for kind, values in scores.items():
+            for number, label, value in zip(mosaic.tolist(), wanted.tolist(), values.tolist(), strict=True):
+                yield {"check": f"grid_{side}x{side}{kind}", "image": number, "detail": str(label), "value": value}
 
 
 def with_model(target: Target, model: nn.Module) -> Target:

@@ -3,7 +3,10 @@
 An n x n mosaic holds confidently classified images of n^2 different classes. A map that explains the class of one
 cell should put its mass there:
 
-    score = energy of the map's positive part in the cell = `energy_in_mask`(map, cell);  1 / n^2 by chance
+    energy = share of the map's positive part in the cell = `energy_in_mask`(map, cell);  1 / n^2 by chance
+    hit    = whether the map's maximum lies in the cell = `pointing_hit`(map, cell);  1 / n^2 by chance
+
+The paper's score is the energy. The hit depends on the order alone, like deletion and insertion.
 
 Mosaics have the target's input size, so that transformers with a fixed size can play: each image shrinks to size / n.
 Shrunk images may be recognised less well: pass confidences measured on images of that size (`shrink`).
@@ -20,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aha_core.errors import DataError
-from aha_core.metrics.localisation import energy_in_mask
+from aha_core.metrics.localisation import energy_in_mask, pointing_hit
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,11 @@ def cell_energy(maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: i
     """Share of each map's positive part in its cell; 1 / n^2 for a map without one."""
     masks = cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)
     return energy_in_mask(maps, masks[cells])
+
+
+def cell_hit(
+    maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int, seeds: Sequence[int]
+) -> Bool[Tensor, "B"]:
+    """Whether each map's maximum lies in its cell; ties fall as in `removal_order` with the same seeds."""
+    masks = cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)
+    return pointing_hit(maps, masks[cells], seeds)

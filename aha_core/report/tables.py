@@ -30,8 +30,8 @@ _NOTES = {
     "resamples of the images, and how often it is the first.",
     "measures": "Measures that AHA was not trained for; what they are is under “What is measured”.",
     "localisation": "Photographs put objects in the centre: compare with Centre and with the object's area.",
-    "checks": "Few images. Grid pointing: energy in the right cell of a mosaic. Sanity: likeness of the map to that "
-    "of the fully randomised target, which must be near 0.",
+    "checks": "Few images. Grid pointing: energy in the right cell of a mosaic; hit: its maximum there. "
+    "Sanity: likeness of the map to that of the fully randomised target, which must be near 0.",
     "cost": "Counted: images that entered the target, images whose class score was differentiated. Seconds and "
     "memory per map, which belong to a machine, are in MLflow.",
 }
@@ -106,11 +106,16 @@ def _checks(summary: Mapping[str, Any]) -> ReportTable:
         ]
         rows.append([*(_cell(one, name) for name in plain), *last, one.get("failed", "")])
     names = {"max_sensitivity": "Max-sensitivity ↓"}
-    columns = [names.get(name, name.replace("grid_", "Grid pointing ").replace("x", " × ") + " ↑") for name in plain]
+    columns = [names.get(name, _grid_name(name)) for name in plain]
     return ReportTable(
         "checks", "Checks", _NOTES["checks"],
         (*columns, "Sanity: Spearman ↓", "Sanity: SSIM ↓", "Failed"), _named(list(checks), rows),
     )  # fmt: skip
+
+
+def _grid_name(check: str) -> str:
+    """grid_2x2: Grid pointing 2 × 2 ↑; grid_2x2_hit: with the hits."""
+    return check.replace("grid_", "Grid pointing ").replace("x", " × ").replace("_", " ") + " ↑"
 
 
 def _cost(summary: Mapping[str, Any], methods: Sequence[str]) -> ReportTable:

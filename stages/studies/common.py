@@ -38,8 +38,8 @@ Settings = dict[str, Any]
 TARGET_CODE = ("batches.py", "data/dataset.py", "fine_tuning.py", "shortcut.py", "target_training.py", "targets.py")
 RESULT_CODE = (
     *TARGET_CODE, "attribution.py", "baselines/*.py", "benchmarks/training.py", "checks.py", "classifiers/*.py",
-    "cost.py", "evaluation.py", "explainer/*.py", "findings.py", "hybrid.py", "masked_passes.py", "measures.py", "metrics/*.py",
-    "objective.py", "order.py", "perturbation.py", "ranking/*.py", "references.py", "refinement.py", "shapley.py",
+    "cost.py", "evaluation.py", "explainer/*.py", "findings.py", "hybrid.py", "masked_passes.py", "measures.py",
+    "metrics/*.py", "objective.py", "order.py", "perturbation.py", "ranking/*.py", "references.py", "refinement.py", "shapley.py",
 )  # fmt: skip
 
 

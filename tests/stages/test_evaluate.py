@@ -241,6 +241,8 @@ def test_checks_ask_methods_for_new_maps(ctx, change):
     if len(grid):  # whether the small target predicts four classes is up to its training
         assert (grid.groupby(["method", "image"])["value"].count() == 4).all()
         np.testing.assert_allclose(grid[grid["method"] == "centre"].groupby("image")["value"].sum(), 1, atol=1e-5)
+        hits = rows[(rows["check"] == "grid_2x2_hit") & (rows["method"] == "centre")]
+        assert (hits.groupby("image")["value"].sum() == 1).all()  # the same map for all cells
 
 
 @pytest.mark.parametrize("value", [torch.nan, None])

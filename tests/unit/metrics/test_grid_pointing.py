@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aha_core.errors import DataError
-from aha_core.metrics import cell_energy, choose_cells, mosaics, shrink
+from aha_core.metrics import cell_energy, cell_hit, choose_cells, mosaics, shrink
 from aha_core.metrics.grid_pointing import cell_masks
 
 
@@ -27,6 +27,14 @@ def test_energy_in_the_right_cell():
     assert cell_energy(maps, torch.tensor([1, 1]), 2).tolist() == [0.75, 0.25]  # a zero map is worth chance
     assert cell_energy(maps, torch.tensor([2, 0]), 2).tolist() == [0.0, 0.25]
     assert cell_energy(torch.ones(1, 1, 6, 6), torch.tensor([4]), 3).item() == pytest.approx(1 / 9)
+
+
+def test_the_maximum_in_the_right_cell():
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, 0, 0, 3], maps[0, 0, 3, 3], maps[0, 0, 3, 2] = 3.0, 2.0, 2.0  # more in cell 3, the maximum in cell 1
+    assert cell_hit(maps[[0, 0]], torch.tensor([1, 3]), 2, [0, 1]).tolist() == [True, False]
+    flat = cell_hit(maps[[1] * 400], torch.zeros(400, dtype=torch.long), 2, range(400))  # ties fall by chance
+    assert 0.15 < flat.double().mean().item() < 0.35
 
 
 class TestChoice:
