@@ -39,7 +39,8 @@ TARGET_CODE = ("batches.py", "data/dataset.py", "fine_tuning.py", "shortcut.py",
 RESULT_CODE = (
     *TARGET_CODE, "attribution.py", "baselines/*.py", "benchmarks/training.py", "checks.py", "classifiers/*.py",
     "cost.py", "evaluation.py", "explainer/*.py", "findings.py", "hybrid.py", "masked_passes.py", "measures.py",
-    "metrics/*.py", "objective.py", "order.py", "perturbation.py", "ranking/*.py", "references.py", "refinement.py", "shapley.py",
+    "metrics/*.py", "objective.py", "order.py", "perturbation.py", "ranking/*.py", "references.py", "refinement.py",
+    "shapley.py",
 )  # fmt: skip
 
 
