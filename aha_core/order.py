@@ -64,5 +64,35 @@ def ranks_of(orders: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
     return torch.empty_like(orders).scatter_(1, orders, places)
 
 
+def rank_cells(maps: Float[Tensor, "B 1 H W"], cell: int, shift: int = 0) -> Float[Tensor, "B 1 H W"]:
+    """Maps in whose order a square cell comes as a whole: cells by their mean importance, inside a cell by pixel.
+
+        value = rank of the mean of the pixel's cell + rank of the pixel / N,    ranks from 0, equal values share one
+
+    A transformer sees an image in patches: cells of its patch size rank what it can have or lose as a whole.
+
+    Args:
+        cell: side, pixels; cells at the right and lower end are cut off where it does not divide the image.
+        shift: pixels by which the cells begin above and left of the image.
+
+    Returns:
+        float64.
+    """
+    rows, columns = ((torch.arange(length, device=maps.device) + shift) // cell for length in maps.shape[-2:])
+    place = (rows[:, None] * (columns[-1] + 1) + columns).flatten()
+    values = maps.detach().double().flatten(1)
+    sums = values.new_zeros(len(values), int(place[-1]) + 1).index_add_(1, place, values)
+    means = sums / torch.bincount(place).clamp_min(1)
+    return (_dense_ranks(means)[:, place] + _dense_ranks(values) / values.shape[1]).view_as(maps)
+
+
+def _dense_ranks(values: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """0 for the smallest value, one more for each larger one."""
+    ordered, order = values.sort(dim=1)
+    steps = torch.zeros_like(ordered)
+    steps[:, 1:] = (ordered.diff(dim=1) > 0).to(steps)
+    return torch.empty_like(values).scatter_(1, order, steps.cumsum(dim=1))
+
+
 def _permutation(count: int, seed: int) -> Int[Tensor, "N"]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

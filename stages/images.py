@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool
@@ -60,3 +61,10 @@ def chunks(
         with torch.no_grad():
             probabilities = target.probabilities(batch.x)
         yield batch, class_of_role(probabilities, batch.labels, role)
+
+
+def first_images(ctx: Context, count: int) -> tuple[PreparedImages, list[int]]:
+    """The test split and the first `count` places of the evaluation's; where it has fewer, `count` spread likewise."""
+    evaluate = ctx.params.evaluate.model_copy(update={"images": max(count, ctx.params.evaluate.images)})
+    dataset, indices = evaluated(replace(ctx, params=ctx.params.model_copy(update={"evaluate": evaluate})), "test")
+    return dataset, indices[:count]

@@ -19,6 +19,7 @@ from aha_core.figures.studies import (
     shortcut_figure,
     tradeoff_figure,
     transfer_figure,
+    units_figure,
 )
 from aha_core.figures.study import correlation_figure, settings_figure
 from aha_core.figures.style import method_label, to_png
@@ -49,4 +50,5 @@ __all__ = [
     "tradeoff_figure",
     "training_curve_figure",
     "transfer_figure",
+    "units_figure",
 ]

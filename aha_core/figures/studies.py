@@ -1,4 +1,4 @@
-"""Figures of the shortcut, transfer, sanity and tradeoff studies: AHA over steps, other methods beside it."""
+"""Figures of the studies of finished explainers: AHA over steps, other methods beside it."""
 
 from __future__ import annotations
 
@@ -214,6 +214,30 @@ def localisation_figure(table: pd.DataFrame) -> Figure:
     panels[0].axvline(table["area"].mean(), color=MUTED, ls="--", lw=1.2, label="area of the object")
     panels[0].legend(frameon=False, fontsize=8.5, labelcolor=INK)
     panels[0].set_yticks(range(len(table)), [method_label(method) for method in table["method"]])
+    return figure
+
+
+def units_figure(table: pd.DataFrame) -> Figure:
+    """SRG of each method where pixels, the target's patches, or cells half a patch aside are ranked.
+
+    Args:
+        table: columns method, unit, srg, low, high.
+    """
+    order = table[table.unit == "pixels"].sort_values("srg").method.tolist()
+    figure = new_figure(8, 0.5 * len(order) + 1.4)
+    axes = figure.subplots()
+    plain(axes, "The same maps, ranked by", "SRG", "")
+    axes.grid(axis="x", color=RULE)
+    axes.grid(axis="y", visible=False)
+    marks = {"pixels": ("o", INK, 0.2), "patches": ("s", AHA_COLOUR, 0.0), "shifted": ("D", MUTED, -0.2)}
+    names = {"pixels": "pixels", "patches": "the classifier's patches", "shifted": "cells half a patch aside"}
+    for unit, (mark, colour, offset) in marks.items():
+        rows = table[table.unit == unit].set_index("method").loc[order]
+        bars = [rows.srg - rows.low, rows.high - rows.srg]
+        places = [place + offset for place in range(len(order))]
+        axes.errorbar(rows.srg, places, xerr=bars, fmt=mark, ms=5, color=colour, lw=1.4, label=names[unit])
+    axes.set_yticks(range(len(order)), [method_label(name) for name in order])
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
 
 

@@ -98,6 +98,15 @@ def tradeoff(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def units(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    by = table.set_index(["method", "unit"])
+    gains = "; ".join(
+        f"{method_label(name)} {by.srg[name, 'pixels']:.3f} by pixels, {by.srg[name, 'patches']:.3f} by patches"
+        for name in table.method.unique()
+    )
+    return (f"SRG on {facts['images']} images where the same map ranks whole patches of {facts['patch']} px: {gains}.",)
+
+
 def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     own = table[table.default.astype(bool)].iloc[0]
     return (
@@ -123,6 +132,9 @@ STUDIES = (
     Study("localisation", "Does the map lie on the object?", "localisation.csv", {
         "localisation.png": "Photographs with masks or boxes; the centred Gaussian does not look at them.",
     }, localisation),
+    Study("units", "Pixels or patches?", "units.csv", {
+        "units.png": "The same maps ranked by pixels, by the classifier's patches, and by cells that miss the patches.",
+    }, units),
     Study("relaxation", "Trade-offs of the training", "settings.csv", {
         "settings.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",
     }, relaxation),

@@ -164,6 +164,26 @@ def tradeoff(
     run(ctx, out, steps, fractions, rise_masks, images, explainer, tuple(method))
 
 
+@study.command("units")
+def units(
+    out: Out = OUT,
+    images: Annotated[int, typer.Option("--images", min=2, help="Held-out images, the evaluation's first.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps T.")] = 3,
+    explainer: Annotated[
+        Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
+    ] = None,
+    patch: Annotated[int | None, typer.Option("--patch", min=2, help="Side in pixels; default: the target's.")] = None,
+    method: Methods = ["chefer", "legrad", "occlusion", "kernel_shap", "lime"],  # noqa: B006
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Does it matter whether pixels or the classifier's whole patches are ranked?"""
+    from stages.studies.units import run
+
+    run(context(params, device, threads), out, images, steps, explainer, patch, tuple(method))
+
+
 @study.command("localisation")
 def localisation(
     folder: Annotated[Path, typer.Argument(help="Folder of images.", exists=True, file_okay=False)],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from aha_core.baselines import make_baseline, refusal
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
+from aha_core.evaluation import ChunkEvaluator
 from aha_core.files import atomic_safetensors
 from aha_core.fine_tuning import Fetch, FineTuning, fine_tune
 from aha_core.masked_passes import GIB
@@ -32,6 +33,7 @@ from aha_core.shortcut import Marker, Poisoning, learn_shortcut
 from aha_core.targets import Target
 from stages.context import Context
 from stages.evaluate import baseline_settings
+from stages.images import chunk_starts, chunks
 from stages.outputs import rebuild
 
 Settings = dict[str, Any]
@@ -62,6 +64,29 @@ class HeldOutImages:
         for start in range(0, len(self.indices), size):
             own = slice(start, start + size)
             yield start, HeldOutImages(self.x[own], self.labels[own], self.indices[own])
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images with the predicted classes, and what scores maps of them by the metric contract."""
+
+    start: int
+    x: Float[Tensor, "B 3 S S"]
+    classes: Int[Tensor, "B"]
+    evaluator: ChunkEvaluator
+
+
+def scored_chunks(ctx: Context, dataset: PreparedImages, indices: list[int], target: Target) -> Iterator[Chunk]:
+    """Deletion and insertion as `aha evaluate` scores them, without other measures."""
+    params, starts = ctx.params, chunk_starts(ctx, len(indices))
+    config = params.evaluate.model_copy(update={"measures": ()})
+    batches = chunks(ctx, dataset, indices, target, "predicted", starts)
+    for start, (batch, classes) in zip(starts, batches, strict=True):
+        evaluator = ChunkEvaluator(
+            target, replace(batch, masks=None), "predicted", classes, config, params.perturbation,
+            params.resources.batch_size, params.seed,
+        )  # fmt: skip
+        yield Chunk(start, batch.x, classes, evaluator)
 
 
 def logit_labels(ctx: Context, target: Target, split: str) -> Int[Tensor, "N"]:

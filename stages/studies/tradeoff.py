@@ -13,7 +13,7 @@ the masks. The explainer's own network is no pass of the target; it shows in the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -37,8 +37,8 @@ from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
 from stages.context import Context
 from stages.evaluate import baseline_settings
-from stages.images import chunk_starts, chunks, evaluated
-from stages.studies.common import Cache, baselines, cache, clean_explainer
+from stages.images import chunk_starts, first_images
+from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
 from stages.tracking import Tracker
 
 CEILING = "greedy"  # the patch order that looks for the score itself
@@ -118,13 +118,6 @@ def run(
     ctx.say(f"wrote tradeoff.csv, .json and .png to {out}")
 
 
-def first_images(ctx: Context, count: int) -> tuple[PreparedImages, list[int]]:
-    """The test split and the first `count` places of the evaluation's; where it has fewer, `count` spread likewise."""
-    evaluate = ctx.params.evaluate.model_copy(update={"images": max(count, ctx.params.evaluate.images)})
-    dataset, indices = evaluated(replace(ctx, params=ctx.params.model_copy(update={"evaluate": evaluate})), "test")
-    return dataset, indices[:count]
-
-
 def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
     """AHA after 0 .. `steps` refinement steps with S = `fractions`."""
     settings = explainer.refinement.model_copy(update={"fractions": fractions})
@@ -187,30 +180,20 @@ def outcomes(
     ctx: Context, store: Cache, target: Target, series: Sequence[Series], dataset: PreparedImages, indices: list[int]
 ) -> list[Outcome]:
     """Of each series on all images, in chunks that a second run finds again."""
-    params, starts = ctx.params, chunk_starts(ctx, len(indices))
-    config = params.evaluate.model_copy(update={"measures": ()})
     parts: list[list[dict[str, Tensor]]] = [[] for _ in series]
     with ctx.bar() as bar:
-        task = bar.add_task("tradeoff", total=len(starts) * len(series))
-        batches = chunks(ctx, dataset, indices, target, "predicted", starts)
-        for start, (batch, classes) in zip(starts, batches, strict=True):
-            evaluator = ChunkEvaluator(
-                target, replace(batch, masks=None), "predicted", classes, config, params.perturbation,
-                params.resources.batch_size, params.seed,
-            )  # fmt: skip
+        task = bar.add_task("tradeoff", total=len(chunk_starts(ctx, len(indices))) * len(series))
+        for chunk in scored_chunks(ctx, dataset, indices, target):
             for own, done in zip(series, parts, strict=True):
                 bar.update(task, description=f"{own.method} {own.setting}"[:12])
 
-                def measure(
-                    own: Series = own, x: Tensor = batch.x, classes: Tensor = classes,
-                    evaluator: ChunkEvaluator = evaluator,
-                ) -> dict[str, Tensor]:  # fmt: skip
-                    made = own.make(x, classes)
-                    gains = torch.stack([srg(evaluator, own.method, maps) for maps in made.maps])
+                def measure(own: Series = own, chunk: Chunk = chunk) -> dict[str, Tensor]:
+                    made = own.make(chunk.x, chunk.classes)
+                    gains = torch.stack([srg(chunk.evaluator, own.method, maps) for maps in made.maps])
                     return {"srg": gains, "passes": made.passes, "seconds": made.seconds}
 
                 key = f"{own.method}{own.setting}".replace(" ", "")
-                done.append(store.tensors(f"{key}-{start:05d}", measure))
+                done.append(store.tensors(f"{key}-{chunk.start:05d}", measure))
                 bar.advance(task)
     return [
         Outcome(

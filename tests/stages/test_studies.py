@@ -19,13 +19,14 @@ from aha_core.explainer import build_explainer
 from aha_core.explainer.backbone import Backbone
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
+from aha_core.order import rank_cells
 from aha_core.references import evaluation_reference
 from aha_core.targets import Target, create_model
 from stages.cli import app
 from stages.context import Context
 from stages.images import evaluated
 from stages.reporting.studies import read_studies
-from stages.studies import common, sanity, shortcut, tradeoff, transfer
+from stages.studies import common, sanity, shortcut, tradeoff, transfer, units
 from tests.conftest import ROOT
 from tests.stages.test_evaluate import Quiet
 
@@ -299,6 +300,49 @@ def test_tradeoff_scores_in_the_evaluations_number_format(ctx, workspace, change
         scores.append(pd.read_csv(workspace / "study/tradeoff.csv").srg)
     assert scores[0].tolist() != scores[1].tolist()
     assert scores[0].tolist() == pytest.approx(scores[1].tolist(), abs=0.02)
+
+
+def test_units_score_the_same_maps_by_pixels_and_by_patches(ctx, workspace, change, monkeypatch):
+    change("evaluate", precision="fp32")
+    ctx = Context.create(workspace, device="cpu")
+    out, images, side = ctx.paths.outputs / "study", 4, 8
+    units.run(ctx, out, images=images, steps=1, patch=side, methods=("chefer", "centre"))
+    assert files(out) == {"units.csv", "units.json", "units.png"}
+    table = pd.read_csv(out / "units.csv").set_index(["method", "unit"])
+    assert list(dict.fromkeys(table.index.get_level_values(0))) == [
+        "aha_t0",
+        "aha_hybrid",
+        "aha_t1",
+        "chefer",
+        "centre",
+    ]
+    x, classes, _ = first_images(ctx, images)
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
+    chefer = make_baseline("chefer", explainer.target, common.baseline_settings(ctx))
+    hybrid = explainer.attribute(x, classes, hybrid=True)
+    for name, maps in (("aha_hybrid", hybrid), ("chefer", chefer.attribute(x, classes))):
+        for unit, ranked in (
+            ("pixels", maps), ("patches", rank_cells(maps, side)), ("shifted", rank_cells(maps, side, side // 2)),
+        ):  # fmt: skip
+            assert table.srg[name, unit] == pytest.approx(contract_srg(ctx, ranked, images), abs=2e-7)
+    row = table.loc["chefer", "patches"]
+    assert row.minus_pixels == pytest.approx(row.srg - table.srg["chefer", "pixels"], abs=1e-6)
+    assert row.minus_one_pass == pytest.approx(row.srg - table.srg["aha_t0", "patches"], abs=1e-6)
+    (study,), _ = read_studies(ctx)
+    assert study.id == "study-units" and "whole patches of 8 px" in study.sentences[0]
+
+    monkeypatch.setattr(units, "rank_cells", lambda *_: pytest.fail("made again"))
+    first = (out / "units.csv").read_bytes()
+    units.run(ctx, out, images=images, steps=1, patch=side, methods=("chefer", "centre"))
+    assert (out / "units.csv").read_bytes() == first
+    with pytest.raises(ConfigError, match="--patch 7: an even number"):
+        units.run(ctx, out, images=images, patch=7)
+
+
+def test_units_need_patches():
+    model = create_model("resnet10t", 3, 64)
+    with pytest.raises(ConfigError, match="resnet10t has no square patches; give a side in pixels by --patch"):
+        units.patch_side(Target("resnet10t", model, 64, ["a", "b", "c"]))
 
 
 def test_another_explainers_tradeoff_is_not_logged_to_the_pipelines_run(ctx, workspace, logged):

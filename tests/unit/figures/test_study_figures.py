@@ -10,6 +10,7 @@ from aha_core.figures import (
     shortcut_figure,
     tradeoff_figure,
     transfer_figure,
+    units_figure,
 )
 from aha_core.figures.style import AHA_COLOUR
 
@@ -82,6 +83,20 @@ def test_tradeoff_has_lines_over_passes_and_over_time():
         _, _, (bars,) = by_label["Chefer"]
         np.testing.assert_allclose(bars.get_segments()[0], [[3 / unit, 0.1], [3 / unit, 0.3]])
         assert [text.get_text() for text in axes.texts] == ["T = 0", "T = 2", "T = 2", "200 masks", "4,000 masks"]
+
+
+def test_units_have_three_marks_for_each_method():
+    rows = [
+        {"method": name, "unit": unit, "srg": srg, "low": srg - 0.1, "high": srg + 0.1}
+        for name, start in (("chefer", 0.3), ("aha_t0", 0.4))
+        for unit, srg in (("pixels", start), ("patches", start + 0.1), ("shifted", start + 0.05))
+    ]
+    figure = units_figure(pd.DataFrame(rows))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Chefer", "AHA (one pass)"]
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == ["pixels", "the classifier's patches", "cells half a patch aside"]
+    np.testing.assert_allclose(np.asarray(handles[1][0].get_xdata(), float), [0.4, 0.5])
 
 
 def test_strip_outlines_the_marker():

@@ -1,0 +1,150 @@
+"""`aha study units`: does it matter whether single pixels or the classifier's whole patches are ranked?
+
+    pixels    the map as it is, which is the metric contract
+    patches   the same map, ranked by whole patches of the target (`rank_cells`); inside a patch by pixel
+    shifted   the same with cells of that size half a patch aside, which coincide with no patch: the control
+
+A vision transformer reads an image in patches, and a patch that is half removed looks like none in a photograph.
+Methods whose maps are blocks (occlusion, LIME, Kernel SHAP) rank patches already; with the same unit for all, methods
+are compared instead of units. Each map is made once and scored three times, as `aha evaluate` scores: predicted class,
+mean of `evaluate.references`, number format of `evaluate.precision`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from aha_core.errors import ConfigError
+from aha_core.evaluation import Attempt, ChunkEvaluator
+from aha_core.figures import method_label, to_png, units_figure
+from aha_core.files import atomic_json
+from aha_core.metrics import bootstrap_ci, paired_difference
+from aha_core.order import rank_cells
+from aha_core.summary import HYBRID, OURS
+from aha_core.targets import Target
+from stages.bench import facts, save_csv, save_figure
+from stages.context import Context
+from stages.images import chunk_starts, first_images
+from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
+
+PIXELS, PATCHES, SHIFTED = "pixels", "patches", "shifted"
+SCORES = ("deletion", "insertion", "srg")
+METHODS = ("chefer", "legrad", "occlusion", "kernel_shap", "lime")
+
+Maps = Callable[[Tensor, Tensor], Tensor]
+
+
+def run(
+    ctx: Context, out: Path, images: int = 64, steps: int = 3, explainer_folder: Path | None = None,
+    patch: int | None = None, methods: tuple[str, ...] = METHODS,
+) -> None:  # fmt: skip
+    """Score, write units.csv, .json and .png.
+
+    Args:
+        patch: side in pixels; the target's patch size where None.
+
+    Raises:
+        ConfigError: the target has no patches and none is given, or half a patch is no whole number of pixels.
+    """
+    ctx.use_all_cores()
+    given = explainer_folder or ctx.paths.explainer
+    explainer = clean_explainer(ctx, given)
+    target = explainer.target
+    side = patch or patch_side(target)
+    if side % 2 or side > target.image_size:
+        raise ConfigError(f"--patch {side}: an even number of at most {target.image_size} pixels is needed")
+    applicable, left_out = baselines(ctx, target, methods)
+    made: dict[str, Maps] = {
+        f"{OURS}0": explainer.attribute,
+        HYBRID: lambda x, classes: explainer.attribute(x, classes, hybrid=True),
+    }
+    if steps:
+        made[f"{OURS}{steps}"] = lambda x, classes: explainer.attribute(x, classes, steps)
+    made |= {name: method.attribute for name, method in applicable.items()}
+    settings: dict[str, object] = {
+        "images": images, "steps": steps, "patch": side, "references": list(ctx.params.evaluate.references),
+        "points": ctx.params.evaluate.points, "precision": ctx.params.evaluate.precision,
+        "refinement": ctx.params.refine.model_dump(mode="json"), "trained_for": explainer.training.target,
+    }  # fmt: skip
+    found = scored(ctx, cache(ctx, "units", settings, [given]), target, made, images, side)
+    table = pd.DataFrame(rows(found, ctx))
+    save_csv(table, out / "units.csv")
+    save_figure(to_png(units_figure(table)), out / "units.png")
+    atomic_json(out / "units.json", facts(ctx) | settings | {"left_out": left_out})
+    ctx.console.print(summary(table))
+    ctx.say(f"wrote units.csv, .json and .png to {out}")
+
+
+def patch_side(target: Target) -> int:
+    """Raises ConfigError for a target without square patches."""
+    sides = getattr(getattr(target.model, "patch_embed", None), "patch_size", None)
+    if sides is None or len(set(sides)) != 1:
+        raise ConfigError(f"{target.name} has no square patches; give a side in pixels by --patch")
+    return int(sides[0])
+
+
+def scored(
+    ctx: Context, store: Cache, target: Target, made: dict[str, Maps], images: int, side: int
+) -> dict[str, dict[str, Tensor]]:
+    """By method and unit (3, N) deletion, insertion and SRG of N images, in chunks that a second run finds again."""
+    dataset, indices = first_images(ctx, images)
+    parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in made}
+    with ctx.bar() as bar:
+        task = bar.add_task("units", total=len(chunk_starts(ctx, len(indices))) * len(made))
+        for chunk in scored_chunks(ctx, dataset, indices, target):
+            for name, method in made.items():
+                bar.update(task, description=name[:12])
+
+                def measure(name: str = name, method: Maps = method, chunk: Chunk = chunk) -> dict[str, Tensor]:
+                    maps = method(chunk.x, chunk.classes)
+                    cells = {PATCHES: rank_cells(maps, side), SHIFTED: rank_cells(maps, side, side // 2)}
+                    return {unit: scores(chunk.evaluator, name, one) for unit, one in ({PIXELS: maps} | cells).items()}
+
+                parts[name].append(store.tensors(f"{name}-{chunk.start:05d}", measure))
+                bar.advance(task)
+    return {
+        name: {unit: torch.cat([part[unit] for part in own], dim=1) for unit in own[0]} for name, own in parts.items()
+    }
+
+
+def scores(evaluator: ChunkEvaluator, method: str, maps: Tensor) -> Tensor:
+    """(3, B): means of the references. Raises AttributionError for values that are not finite."""
+    found = evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then those of the next
+    columns = torch.tensor([[row[name] for row in found] for name in SCORES], dtype=torch.float64)
+    return columns.view(len(SCORES), -1, len(maps)).mean(dim=1)
+
+
+def rows(found: dict[str, dict[str, Tensor]], ctx: Context) -> list[dict[str, Any]]:
+    """A row for each method and unit: means, SRG's interval, its difference from that by pixels and from AHA's one pass
+    by the same unit, paired by image."""
+    resamples, seed, table = ctx.params.evaluate.bootstrap, ctx.params.seed, []
+    srg = {name: {unit: values[-1].numpy() for unit, values in own.items()} for name, own in found.items()}
+    for name, own in found.items():
+        for unit in (PIXELS, PATCHES, SHIFTED):
+            interval = bootstrap_ci(srg[name][unit], resamples, seed)
+            row: dict[str, Any] = {"method": name, "unit": unit}
+            row |= dict(zip(SCORES, own[unit].mean(dim=1).tolist(), strict=True))
+            row |= {"low": interval.low, "high": interval.high}
+            others: dict[str, np.ndarray] = {"minus_pixels": srg[name][PIXELS], "minus_one_pass": srg[f"{OURS}0"][unit]}
+            for column, other in others.items():
+                gap = paired_difference(srg[name][unit], other, resamples, seed)
+                row |= {column: gap.mean, f"{column}_low": gap.low, f"{column}_high": gap.high}
+            table.append(row)
+    return table
+
+
+def summary(table: pd.DataFrame) -> Table:
+    shown = Table("method", *(f"by {unit}" for unit in (PIXELS, PATCHES, SHIFTED)), box=None)
+    for name, own in table.groupby("method", sort=False):
+        cells = own.set_index("unit")
+        texts = (f"{cells.srg[unit]:.3f} [{cells.low[unit]:.3f}, {cells.high[unit]:.3f}]" for unit in cells.index)
+        shown.add_row(method_label(str(name)), *texts)
+    return shown

@@ -1,0 +1,47 @@
+"""Ranking whole cells: against a loop, and its limits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aha_core.order import rank_cells, removal_order
+
+
+def by_hand(one: torch.Tensor, cell: int, shift: int) -> list[int]:
+    """Flat places, most important first: cells by mean, then pixels; no ties."""
+    height, width = one.shape
+    cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for y in range(height):
+        for x in range(width):
+            cells.setdefault(((y + shift) // cell, (x + shift) // cell), []).append((y, x))
+    ordered = sorted(cells.values(), key=lambda own: -sum(float(one[place]) for place in own) / len(own))
+    return [y * width + x for own in ordered for y, x in sorted(own, key=lambda place: -float(one[place]))]
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "shift"), [((6, 6), 2, 0), ((6, 6), 2, 1), ((5, 7), 3, 1), ((4, 4), 4, 0), ((4, 6), 1, 0)]
+)
+def test_cells_by_their_mean_then_pixels(size, cell, shift):
+    maps = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(3))
+    before = maps.clone()
+    orders = removal_order(rank_cells(maps, cell, shift), [0, 1])
+    assert orders.tolist() == [by_hand(one[0], cell, shift) for one in maps]
+    assert maps.equal(before)
+
+
+@given(st.floats(0.01, 100), st.floats(-100, 100))
+def test_only_the_order_of_means_and_pixels_counts(scale, offset):
+    maps = torch.arange(16.0).reshape(1, 1, 4, 4) ** 2
+    moved = (scale * maps.double() + offset).to(torch.float64)
+    assert rank_cells(moved, 2).equal(rank_cells(maps, 2))
+
+
+def test_pixels_of_ties_keep_their_cell_together_and_a_constant_map_stays_constant():
+    assert rank_cells(torch.ones(1, 1, 4, 4), 2).unique().numel() == 1
+    maps = torch.zeros(1, 1, 4, 4)
+    maps[0, 0, :2, :2] = 1  # one cell, all of it tied
+    first = removal_order(rank_cells(maps, 2), [5])[0, :4].sort().values
+    assert first.tolist() == [0, 1, 4, 5]
