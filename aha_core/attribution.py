@@ -182,7 +182,8 @@ class Explainer:
             refinement: positive = more important than the image's average pixel.
 
         Raises:
-            AttributionError: wrong image shape or range, class index or number of classes.
+            AttributionError: wrong image shape or range, class index or number of classes; `steps` or `hybrid` under
+                `torch.inference_mode`.
         """
         x = read_images(inputs, self.target, normalised)
         classes = None if target is None else read_classes(target, self.target, len(x))
@@ -201,6 +202,7 @@ class Explainer:
         against: Classes,
         steps: int = 0,
         *,
+        hybrid: bool = False,
         normalised: bool = False,
     ) -> In:
         """C = z(A_c) - z(A_d), with z = (A - mean) / std per image: what speaks for class c rather than for d.
@@ -210,7 +212,8 @@ class Explainer:
         x = read_images(inputs, self.target, normalised)
         features = self.features(x)
         wanted = features.logits.argmax(dim=1) if target is None else read_classes(target, self.target, len(x))
-        pair = self.maps(x, features, torch.stack([wanted, read_classes(against, self.target, len(x))]), steps)
+        both = torch.stack([wanted, read_classes(against, self.target, len(x))])
+        pair = self.maps(x, features, both, steps, hybrid)
         return like(contrast_maps(pair), inputs)
 
     def refine(
@@ -244,7 +247,14 @@ class Explainer:
         self, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "K B"], steps: int = 0,
         hybrid: bool = False,
     ) -> Float[Tensor, "K B 1 H W"]:  # fmt: skip
-        """Maps of K classes of each image from one pass of the target."""
+        """Maps of K classes of each image from one pass of the target.
+
+        Raises AttributionError for maps that need gradients under `torch.inference_mode`, which has none.
+        """
+        if (hybrid or steps) and torch.is_inference_mode_enabled():
+            raise AttributionError(
+                "hybrid and refined maps need gradients: leave torch.inference_mode(), or use torch.no_grad()"
+            )
         count = len(classes)
         wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))

@@ -7,6 +7,7 @@ is one `Part`: parts can be computed in any order, by any process, and stored, a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,10 +217,10 @@ class Scores:
         if part.cost:
             self.cost.setdefault(part.method, []).append(part.cost)
 
-    def maps_per_method(self) -> int:
+    def maps_per_method(self) -> dict[str, int]:
         """How many maps each method was asked for: those with rows and those that failed."""
-        facts = [(one["method"], one["role"], one["index"]) for one in (*self.rows, *self.failures)]
-        return len({(role, index) for _, role, index in facts})
+        asked = {(one["method"], one["role"], one["index"]) for one in (*self.rows, *self.failures)}
+        return Counter(method for method, _, _ in asked)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Table name to rows, rounded; empty tables are left out (failures.parquet exists only with failures)."""

@@ -64,14 +64,19 @@ def ranks_of(orders: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
     return torch.empty_like(orders).scatter_(1, orders, places)
 
 
-def rank_cells(maps: Float[Tensor, "B 1 H W"], cell: int, shift: int = 0) -> Float[Tensor, "B 1 H W"]:
+def rank_cells(
+    maps: Float[Tensor, "B 1 H W"], cell: int, seeds: Sequence[int], shift: int = 0
+) -> Float[Tensor, "B 1 H W"]:
     """Maps in whose order a square cell comes as a whole: cells by their mean importance, inside a cell by pixel.
 
-        value = rank of the mean of the pixel's cell + rank of the pixel / N,    ranks from 0, equal values share one
+        value = rank of the mean of the pixel's cell + rank of the pixel / N,    ranks from 0
+
+    Cells of equal mean fall at random; equal pixels of a cell share a rank.
 
     A transformer sees an image in patches: cells of its patch size rank what it can have or lose as a whole.
 
     Args:
+        seeds: one per image.
         cell: side, pixels; cells at the right and lower end are cut off where it does not divide the image.
         shift: pixels by which the cells begin above and left of the image.
 
@@ -83,7 +88,8 @@ def rank_cells(maps: Float[Tensor, "B 1 H W"], cell: int, shift: int = 0) -> Flo
     values = maps.detach().double().flatten(1)
     sums = values.new_zeros(len(values), int(place[-1]) + 1).index_add_(1, place, values)
     means = sums / torch.bincount(place).clamp_min(1)
-    return (_dense_ranks(means)[:, place] + _dense_ranks(values) / values.shape[1]).view_as(maps)
+    last_first = removal_order(means[:, None, None], seeds).flip(1)
+    return (ranks_of(last_first)[:, place] + _dense_ranks(values) / values.shape[1]).view_as(maps)
 
 
 def _dense_ranks(values: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -175,11 +176,12 @@ def summarise_cost(costs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     }
 
 
-def summarise_failures(failures: list[dict[str, Any]], maps_per_method: int) -> dict[str, Any]:
+def summarise_failures(failures: list[dict[str, Any]], maps_per_method: Mapping[str, int]) -> dict[str, Any]:
     """Method to the number of images without a usable map, and one of the reasons."""
     table: dict[str, Any] = {}
     for one in failures:
-        entry = table.setdefault(one["method"], {"failed": 0, "of": maps_per_method, "example": one["error"]})
+        method = one["method"]
+        entry = table.setdefault(method, {"failed": 0, "of": maps_per_method[method], "example": one["error"]})
         entry["failed"] += 1
     return table
 

@@ -165,7 +165,7 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
 def decoded(ctx: Context, explainer: Explainer, files: list[Path]) -> list[Float[Tensor, "B 3 S S"]]:
     """Up to `DECODED` of the images on the device, in batches as `aha explain` has them."""
     found = batches(files[:DECODED], explainer.target.image_size, batch_size(ctx), ctx.cores)
-    return [torch.stack([photo.x for _, photo in batch]).to(ctx.device).float() / 255 for batch, _ in found]
+    return [torch.stack([photo.x for _, photo in batch]).to(ctx.device).float() / 255 for batch, _ in found if batch]
 
 
 def one_pass_maps(explainer: Explainer, x: list[Float[Tensor, "B 3 S S"]], hybrid: bool = False) -> None:
@@ -184,6 +184,8 @@ def passes(explainer: Explainer, x: list[Float[Tensor, "B 3 S S"]]) -> None:
 def plain(ctx: Context, explainer: Explainer, files: list[Path]) -> None:
     """Decode and classify."""
     for batch, _ in batches(files, explainer.target.image_size, batch_size(ctx), ctx.cores):
+        if not batch:  # all of them unreadable
+            continue
         pixels = torch.stack([photo.x for _, photo in batch])
         explainer.target.probabilities(pixels.to(ctx.device).float() / 255).argmax(dim=1).tolist()
 

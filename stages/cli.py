@@ -137,7 +137,8 @@ def explain(
         str | None, typer.Option("--against", help="Another class: what speaks for the one rather than this.")
     ] = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 3 times the time.")
+        bool,
+        typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 2.3 times the time."),
     ] = False,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
     explainer: ExplainerSource = None,
@@ -246,7 +247,7 @@ def _guarded(arguments: list[str]) -> int:
     except SystemExit as stop:  # how Typer ends: 2 for wrong usage, 130 for Ctrl-C
         code = stop.code if isinstance(stop.code, int) else 0
         if code == INTERRUPTED:
-            typer.secho("interrupted; the same command continues", err=True, fg="yellow")
+            typer.secho("interrupted; stages and studies continue with the same command", err=True, fg="yellow")
         return code
     except AhaError as error:
         if "--debug" in arguments:

@@ -228,7 +228,8 @@ class HybridMaps:
 
 def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
     """Hybrid maps and the configured methods that apply to this target, and why others do not: never scored as zero."""
-    explainer = Explainer.load(ctx.paths.explainer, target, memory_gb=ctx.params.resources.memory_gb).to(ctx.device)
+    params = ctx.params
+    explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
     size = target.image_size
     explainer.attribute(torch.zeros(1, 3, size, size), hybrid=True)  # measures its memory, by passes that no map needs
     methods: dict[str, Attributor] = {HYBRID: HybridMaps(explainer)}

@@ -22,18 +22,11 @@ from aha_core.files import atomic_json, atomic_path
 from stages.context import Context
 
 ROWS = ("rows", "free", "localisation", "failures", "cost")
-CODE = (
-    "baselines/*.py",
-    "explainer/*.py",
-    "metrics/*.py",
-    "evaluation.py",
-    "measures.py",
-    "order.py",
-    "perturbation.py",
-    "references.py",
-    "shapley.py",
-    "targets.py",
-)
+CODE = (  # of the library: what scores and maps depend on
+    "attribution.py", "baselines/*.py", "checks.py", "classifiers/*.py", "cost.py", "evaluation.py", "explainer/*.py",
+    "hybrid.py", "masked_passes.py", "measures.py", "metrics/*.py", "objective.py", "order.py", "perturbation.py",
+    "precision.py", "ranking/*.py", "references.py", "refinement.py", "shapley.py", "targets.py",
+)  # fmt: skip
 NOT_IN_A_PART = {"bootstrap", "methods", "slices", "max_failed"}
 Plan = dict[int, list[str]]  # the first place of each chunk of images, in order, and the methods that are scored there
 

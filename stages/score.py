@@ -22,6 +22,7 @@ from aha_core.metrics import curve_fractions, paired_difference
 from aha_core.report.contract import contract_lines
 from aha_core.summary import (
     BY_REFERENCE,
+    HYBRID,
     LOCALISATION,
     OURS,
     REFERENCE_FREE,
@@ -45,7 +46,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     Raises AttributionError for unusable maps or names, before anything is scored.
     """
     ctx.use_all_cores()
-    if not method or method.startswith(OURS):
+    if not method or method.startswith(OURS) or method == HYBRID:
         raise AttributionError(f"--method-name {method!r} is reserved; choose another name")
     target = Target.load(ctx.paths.target).to(ctx.device)
     dataset = PreparedImages(ctx.paths.data, "test")

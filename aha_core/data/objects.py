@@ -82,7 +82,7 @@ class MaskFolder:
             expected = self.folder / PurePosixPath(names[0]).with_suffix(".png")
             raise DataError(
                 f"no image has a mask below {self.folder}, where {expected} would be that of {names[0]}; "
-                "correct data.folder.masks, or empty it"
+                "correct the folder of masks (data.folder.masks), or leave it out"
             )
 
     def read(self, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"] | None:
@@ -145,19 +145,21 @@ class BoxTable:
             for row in lines:
                 self._boxes.setdefault(row["image"], []).append((lines.line_num, self._box(row, lines.line_num)))
         except OSError as error:
-            raise DataError(f"cannot read {file} ({error.strerror}); restore it or empty data.folder.boxes") from error
+            raise DataError(
+                f"cannot read {file} ({error.strerror}); restore it, or leave the boxes out (data.folder.boxes)"
+            ) from error
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{file} is no CSV file in UTF-8 ({error}); save it as one") from error
 
     def check(self, names: Sequence[str]) -> None:
         """Raises DataError for a row of an unknown image, and for a table without rows."""
         if not self._boxes:
-            raise DataError(f"{self.file} has no boxes; add rows, or empty data.folder.boxes")
+            raise DataError(f"{self.file} has no boxes; add rows, or leave it out (data.folder.boxes)")
         known = set(names)
         for name, own in self._boxes.items():
             if name not in known:
                 raise DataError(
-                    f"{self.file}, line {own[0][0]}: no image {name!r} below data.folder.root; names look like "
+                    f"{self.file}, line {own[0][0]}: no image {name!r} in the folder of images; names look like "
                     f"{names[0]}; correct or remove the line"
                 )
 

@@ -35,15 +35,11 @@ from stages.context import Context
 from stages.evaluate import baseline_settings
 from stages.images import chunk_starts, chunks
 from stages.outputs import rebuild
+from stages.parts import CODE
 
 Settings = dict[str, Any]
 TARGET_CODE = ("batches.py", "data/dataset.py", "fine_tuning.py", "shortcut.py", "target_training.py", "targets.py")
-RESULT_CODE = (
-    *TARGET_CODE, "attribution.py", "baselines/*.py", "benchmarks/training.py", "checks.py", "classifiers/*.py",
-    "cost.py", "evaluation.py", "explainer/*.py", "findings.py", "hybrid.py", "masked_passes.py", "measures.py",
-    "metrics/*.py", "objective.py", "order.py", "perturbation.py", "ranking/*.py", "references.py", "refinement.py",
-    "shapley.py",
-)  # fmt: skip
+RESULT_CODE = tuple(dict.fromkeys((*TARGET_CODE, *CODE, "benchmarks/training.py", "findings.py")))
 
 
 @dataclass(frozen=True)

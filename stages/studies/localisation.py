@@ -62,15 +62,19 @@ def run(
         images: at most so many, evenly spread; all where None.
         steps: refinement steps T; all maps from one pass to T steps are measured.
 
-    Raises DataError where no image has an object.
+    Raises DataError where no image has an object. Images that cannot be read are listed and left out.
     """
     ctx.use_all_cores()
     applicable, left_out = baselines(ctx, explainer.target, methods)
     files = find_images([str(folder)], [], out).files
+    if not files:
+        raise DataError(f"no images below {folder}")
+    objects.check([file.relative_to(folder).as_posix() for file in files])
     chosen = [files[place] for place in evaluation_indices(images or len(files), len(files))]
     rows: list[dict[str, object]] = []
     seen = 0
-    every = photographs(ctx, explainer, folder, chosen, objects)
+    bad: list[tuple[str, str]] = []
+    every = photographs(ctx, explainer, folder, chosen, objects, bad)
     for photos in ctx.progress(every, -(-len(chosen) // batch_size(ctx)), "images"):
         for name, columns in measured(ctx, explainer, applicable, photos, seen, steps).items():
             values = {key: column.double().tolist() for key, column in columns.items()}
@@ -80,7 +84,9 @@ def run(
             ]
         seen += len(photos.x)
     if not seen:
-        raise DataError(f"no image below {folder} has an object; masks lie at the images' paths below the mask folder")
+        raise DataError(f"no readable image below {folder} has an object inside it; correct the masks or boxes")
+    for name, reason in bad:
+        ctx.say(f"[red]skipped[/red] {escape(name)}: {escape(reason)}")
     table = summary(ctx, pd.DataFrame(rows))
     save_csv(table, out / "localisation.csv")
     save_figure(to_png(localisation_figure(table[table.images_of == "all"])), out / "localisation.png")
@@ -93,15 +99,24 @@ def run(
 
 
 def photographs(
-    ctx: Context, explainer: Explainer, folder: Path, files: list[Path], objects: Objects
-) -> Iterator[Photos]:
-    """Images with an object, in batches as large as fits; image and mask have the same geometry."""
+    ctx: Context, explainer: Explainer, folder: Path, files: list[Path], objects: Objects,
+    bad: list[tuple[str, str]],
+) -> Iterator[Photos]:  # fmt: skip
+    """Images with an object, in batches as large as fits; image and mask have the same geometry.
+
+    Args:
+        bad: takes the images that cannot be read, with the reason.
+    """
     side = [explainer.target.image_size] * 2
     batch = batch_size(ctx)
     for start in range(0, len(files), batch):
         pixels, places = [], []
         for file in files[start : start + batch]:
-            image = read_image(file)
+            try:
+                image = read_image(file)
+            except DataError as error:
+                bad.append((str(file), str(error).removeprefix(f"{file}: ")))
+                continue
             values = objects.read(file.relative_to(folder).as_posix(), image.size)
             if values is None:
                 continue
@@ -141,6 +156,7 @@ def summary(ctx: Context, rows: pd.DataFrame) -> pd.DataFrame:
         ours = own[own.method == f"{OURS}0"].set_index("index").energy
         for method, values in summarise_columns(own, LOCALISATION, resamples, seed).items() if len(own) else ():
             row: dict[str, object] = {"images_of": group, "method": method, "images": len(ours)}
+            row |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
             for name, interval in values.items():
                 row |= {name: interval["mean"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             theirs = own[own.method == method].set_index("index").energy

@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.table import Table
+from timm.layers import to_2tuple
 from torch import Tensor
 
+from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError
 from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.figures import method_label, to_png, units_figure
@@ -70,11 +72,14 @@ def run(
         made[f"{OURS}{steps}"] = lambda x, classes: explainer.attribute(x, classes, steps)
     made |= {name: method.attribute for name, method in applicable.items()}
     settings: dict[str, object] = {
-        "images": images, "steps": steps, "patch": side, "references": list(ctx.params.evaluate.references),
+        "steps": steps, "patch": side, "references": list(ctx.params.evaluate.references),
         "points": ctx.params.evaluate.points, "precision": ctx.params.evaluate.precision,
         "refinement": ctx.params.refine.model_dump(mode="json"), "trained_for": explainer.training.target,
     }  # fmt: skip
-    found = scored(ctx, cache(ctx, "units", settings, [given]), target, made, images, side)
+    dataset, indices = first_images(ctx, images)
+    settings["images"] = len(indices)
+    store = cache(ctx, "units", settings, [given])
+    found = scored(ctx, store, target, made, dataset, indices, side)
     table = pd.DataFrame(rows(found, ctx))
     save_csv(table, out / "units.csv")
     save_figure(to_png(units_figure(table)), out / "units.png")
@@ -86,16 +91,22 @@ def run(
 def patch_side(target: Target) -> int:
     """Raises ConfigError for a target without square patches."""
     sides = getattr(getattr(target.model, "patch_embed", None), "patch_size", None)
-    if sides is None or len(set(sides)) != 1:
+    height, width = to_2tuple(sides)
+    if sides is None or height != width:
         raise ConfigError(f"{target.name} has no square patches; give a side in pixels by --patch")
-    return int(sides[0])
+    return int(height)
 
 
 def scored(
-    ctx: Context, store: Cache, target: Target, made: dict[str, Maps], images: int, side: int
+    ctx: Context,
+    store: Cache,
+    target: Target,
+    made: dict[str, Maps],
+    dataset: PreparedImages,
+    indices: list[int],
+    side: int,
 ) -> dict[str, dict[str, Tensor]]:
     """By method and unit (3, N) deletion, insertion and SRG of N images, in chunks that a second run finds again."""
-    dataset, indices = first_images(ctx, images)
     parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in made}
     with ctx.bar() as bar:
         task = bar.add_task("units", total=len(chunk_starts(ctx, len(indices))) * len(made))
@@ -105,7 +116,10 @@ def scored(
 
                 def measure(name: str = name, method: Maps = method, chunk: Chunk = chunk) -> dict[str, Tensor]:
                     maps = method(chunk.x, chunk.classes)
-                    cells = {PATCHES: rank_cells(maps, side), SHIFTED: rank_cells(maps, side, side // 2)}
+                    seeds = chunk.evaluator.scene.seeds
+                    cells = {
+                        PATCHES: rank_cells(maps, side, seeds), SHIFTED: rank_cells(maps, side, seeds, side // 2)
+                    }  # fmt: skip
                     return {unit: scores(chunk.evaluator, name, one) for unit, one in ({PIXELS: maps} | cells).items()}
 
                 parts[name].append(store.tensors(f"{name}-{chunk.start:05d}", measure))

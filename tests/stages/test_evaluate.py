@@ -169,6 +169,15 @@ def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring
     assert set(rows[rows["method"] == "chefer"]["index"]) == set(first)
 
 
+def test_failures_of_a_slow_method_are_a_share_of_its_own_images(ctx, change, monkeypatch):
+    change("evaluate", slow={"methods": ["centre"], "images": 3}, max_failed=0.4)
+    ctx = Context.create(ctx.paths.root, workers=0)
+    centre = BASELINES["centre"].factory
+    monkeypatch.setattr(centre, "_maps", lambda self, x, classes: x[:, :1] * torch.nan)
+    with pytest.raises(AttributionError, match=r"centre gave no usable map for 4 of 4 images"):
+        evaluate.run(ctx)
+
+
 @pytest.mark.parametrize("way", ["raises", "nan", "shape"])
 def test_a_method_that_fails_on_some_images(ctx, change, monkeypatch, way):
     centre = BASELINES["centre"].factory

@@ -81,11 +81,23 @@ def test_values_are_those_of_the_explainer_and_the_metric(ctx):
     energies = []
     for file in files:
         (photo,) = localisation.photographs(
-            ctx, explainer, root / "photos", [file], MaskFolder(root / "masks/photos", void=None)
+            ctx, explainer, root / "photos", [file], MaskFolder(root / "masks/photos", void=None), []
         )
         assert not photo.void.any()
         energies.append(energy_in_mask(explainer.attribute(photo.x), photo.masks).item())
     assert table.energy["aha_t0"] == pytest.approx(np.mean(energies), abs=1e-4)
+
+
+def test_an_unreadable_image_is_listed_and_the_rest_goes_on(ctx, monkeypatch):
+    root, said = ctx.paths.root, []
+    (root / "photos/1.png").write_bytes(b"no picture")
+    monkeypatch.setattr(Context, "say", lambda self, text: said.append(text))
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
+    objects = MaskFolder(root / "masks/photos", void=255)
+    localisation.run(ctx, root / "study", root / "photos", objects, explainer, None, 0, ())  # and without a baseline
+    table = pd.read_csv(root / "study/localisation.csv")
+    assert table.method.tolist() == ["aha_t0"] and table.images.tolist() == [4] and table.difference.isna().all()
+    assert [text for text in said if "skipped" in text and "1.png" in text]
 
 
 def test_boxes_and_fewer_images(ctx):
@@ -99,8 +111,15 @@ def test_boxes_and_fewer_images(ctx):
 def test_what_is_missing(ctx):
     root = ctx.paths.root
     (root / "empty").mkdir()
-    with pytest.raises(DataError, match="no image below .*photos has an object"):
+    with pytest.raises(DataError, match=r"no image has a mask below .*empty"):
         study(ctx, MaskFolder(root / "empty", void=None))
+    for file in (root / "masks/photos").rglob("*.png"):
+        Image.new("L", (SIZE, SIZE)).save(file)
+    with pytest.raises(DataError, match="no readable image below .*photos has an object"):
+        study(ctx, MaskFolder(root / "masks/photos", void=None))
+    (root / "boxes.csv").write_text("image,x0,y0,x1,y1\n00.png,0,0,24,48\n")
+    with pytest.raises(DataError, match=r"boxes.csv, line 2: no image '00.png' .* names look like 0.png"):
+        study(ctx, BoxTable(root / "boxes.csv"))
     for options in ([], ["--masks", "masks/photos", "--boxes", "params.yaml"]):
         result = CliRunner().invoke(app, ["study", "localisation", "photos", *options])
         assert isinstance(result.exception, ConfigError) and "one of --masks" in str(result.exception)

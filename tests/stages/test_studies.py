@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -316,13 +317,15 @@ def test_units_score_the_same_maps_by_pixels_and_by_patches(ctx, workspace, chan
         "chefer",
         "centre",
     ]
-    x, classes, _ = first_images(ctx, images)
+    x, classes, indices = first_images(ctx, images)
+    seeds = [ctx.params.seed * SEED_STREAM + index for index in indices]
     explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
     chefer = make_baseline("chefer", explainer.target, common.baseline_settings(ctx))
     hybrid = explainer.attribute(x, classes, hybrid=True)
     for name, maps in (("aha_hybrid", hybrid), ("chefer", chefer.attribute(x, classes))):
         for unit, ranked in (
-            ("pixels", maps), ("patches", rank_cells(maps, side)), ("shifted", rank_cells(maps, side, side // 2)),
+            ("pixels", maps), ("patches", rank_cells(maps, side, seeds)),
+            ("shifted", rank_cells(maps, side, seeds, side // 2)),
         ):  # fmt: skip
             assert table.srg[name, unit] == pytest.approx(contract_srg(ctx, ranked, images), abs=2e-7)
     row = table.loc["chefer", "patches"]
@@ -343,6 +346,9 @@ def test_units_need_patches():
     model = create_model("resnet10t", 3, 64)
     with pytest.raises(ConfigError, match="resnet10t has no square patches; give a side in pixels by --patch"):
         units.patch_side(Target("resnet10t", model, 64, ["a", "b", "c"]))
+    for whole in (8, (8, 8)):  # timm has both
+        model.patch_embed = SimpleNamespace(patch_size=whole)
+        assert units.patch_side(Target("resnet10t", model, 64, ["a", "b", "c"])) == 8
 
 
 def test_another_explainers_tradeoff_is_not_logged_to_the_pipelines_run(ctx, workspace, logged):

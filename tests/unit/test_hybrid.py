@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from aha_core import hybrid
 from aha_core.attribution import Explainer
+from aha_core.errors import AttributionError
 from aha_core.hybrid import hybrid_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import removal_masks
@@ -87,3 +88,16 @@ class TestInTheApi:
         assert not torch.allclose(maps[1], plain.refine(x, start, CLASSES, 1).maps[1], atol=1e-2)
         for asked in (False, True):  # not corrected twice
             torch.testing.assert_close(explainer.attribute(x, CLASSES, 1, hybrid=asked), maps[1], atol=1e-3, rtol=0)
+
+    def test_contrast_takes_it(self, explainer):
+        x, exact = images(), explainer.refinement.model_copy(update={"precision": "fp32"})
+        own = Explainer(explainer.target, explainer.network, explainer.training, exact)
+        pair = [own.attribute(x, classes, hybrid=True) for classes in (CLASSES, 0)]
+        torch.testing.assert_close(own.contrast(x, CLASSES, 0, hybrid=True), pair[0] - pair[1], atol=1e-3, rtol=0)
+
+    def test_without_gradients_it_says_what_to_do(self, explainer):
+        with torch.inference_mode():
+            assert explainer.attribute(images(), CLASSES).isfinite().all()
+            for wanted in ({"hybrid": True}, {"steps": 1}):
+                with pytest.raises(AttributionError, match=r"leave torch.inference_mode\(\)"):
+                    explainer.attribute(images(), CLASSES, **wanted)

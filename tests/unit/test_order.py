@@ -27,7 +27,7 @@ def by_hand(one: torch.Tensor, cell: int, shift: int) -> list[int]:
 def test_cells_by_their_mean_then_pixels(size, cell, shift):
     maps = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(3))
     before = maps.clone()
-    orders = removal_order(rank_cells(maps, cell, shift), [0, 1])
+    orders = removal_order(rank_cells(maps, cell, [0, 1], shift), [0, 1])
     assert orders.tolist() == [by_hand(one[0], cell, shift) for one in maps]
     assert maps.equal(before)
 
@@ -36,12 +36,14 @@ def test_cells_by_their_mean_then_pixels(size, cell, shift):
 def test_only_the_order_of_means_and_pixels_counts(scale, offset):
     maps = torch.arange(16.0).reshape(1, 1, 4, 4) ** 2
     moved = (scale * maps.double() + offset).to(torch.float64)
-    assert rank_cells(moved, 2).equal(rank_cells(maps, 2))
+    assert rank_cells(moved, 2, [0]).equal(rank_cells(maps, 2, [0]))
 
 
-def test_pixels_of_ties_keep_their_cell_together_and_a_constant_map_stays_constant():
-    assert rank_cells(torch.ones(1, 1, 4, 4), 2).unique().numel() == 1
-    maps = torch.zeros(1, 1, 4, 4)
-    maps[0, 0, :2, :2] = 1  # one cell, all of it tied
-    first = removal_order(rank_cells(maps, 2), [5])[0, :4].sort().values
-    assert first.tolist() == [0, 1, 4, 5]
+def test_tied_cells_stay_whole_and_fall_by_the_seed():
+    maps = torch.zeros(3, 1, 6, 6)
+    cells = (torch.arange(6)[:, None] // 2 * 3 + torch.arange(6) // 2).flatten()
+    orders = removal_order(rank_cells(maps, 2, [5, 5, 6]), [0, 1, 2])
+    of_cells = cells[orders].view(3, 9, 4)
+    assert (of_cells == of_cells[..., :1]).all()
+    assert of_cells[0, :, 0].equal(of_cells[1, :, 0]) and not of_cells[0, :, 0].equal(of_cells[2, :, 0])
+    assert not orders[0].equal(orders[1])  # equal pixels of a cell fall by the order's own seed

@@ -357,7 +357,7 @@ def test_unusable_masks_name_the_file_and_the_remedy(class_folders, tmp_path, ca
         ("cat/1.png,5,0,5,4", r"line 3: box 5,0,5,4"),
         ("cat/1.png,6,0,5,4", r"line 3: box 6,0,5,4"),
         ("cat/1.png,0,4,5,4", r"line 3: box 0,4,5,4"),
-        ("cat/9.png,0,0,5,5", r"line 3: no image 'cat/9.png' below data.folder.root; names look like cat/0.png"),
+        ("cat/9.png,0,0,5,5", r"line 3: no image 'cat/9.png' in the folder of images; names look like cat/0.png"),
         ("cat/1.png,0,0,5", r"line 3: cat/1.png,0,0,5,; expected a name and four whole numbers"),
         ("cat/1.png,0,0,5.5,6", r"line 3: cat/1.png,0,0,5.5,6; expected a name and four whole numbers of pixels"),
         ('cat/1.png,0,0,5,"6', r"boxes.csv is no CSV file"),
@@ -375,7 +375,7 @@ def test_bad_rows_of_boxes_name_the_line_and_the_remedy(class_folders, tmp_path,
     [
         (b"image,x0,y0,width\n", r"boxes.csv: no column x1, y1; the first line must name image,x0,y0,x1,y1"),
         (b"", r"boxes.csv: no column image, x0, y0, x1, y1"),
-        (b"image,x0,y0,x1,y1\n", r"boxes.csv has no boxes; add rows, or empty data.folder.boxes"),
+        (b"image,x0,y0,x1,y1\n", r"boxes.csv has no boxes; add rows, or leave it out"),
         (b"image,x0,y0,x1,y1\ncat/\xff.png,0,0,1,1\n", r"boxes.csv is no CSV file in UTF-8 \(.*\); save it as one"),
     ],
 )
