@@ -152,12 +152,12 @@ def tradeoff(
     explainer: Annotated[
         Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
     ] = None,
-    method: Methods = ["chefer"],  # noqa: B006
+    method: Methods = ["greedy", "chefer"],  # noqa: B006
     params: ParamsFile = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """How much better does a map get for more passes and time: refinement steps, RISE's masks, the greedy order?"""
+    """How much better does a map get for more passes and time: refinement steps, RISE's masks, baselines?"""
     from stages.studies.tradeoff import run
 
     ctx = context(params, device, threads)

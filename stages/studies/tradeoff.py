@@ -42,7 +42,7 @@ from stages.studies.common import Cache, Chunk, baselines, cache, clean_explaine
 from stages.tracking import Tracker
 
 CEILING = "greedy"  # the patch order that looks for the score itself
-METHODS = ("chefer",)
+METHODS = (CEILING, "chefer")
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ def run(
     Args:
         fractions: numbers S of masked images per direction and reference, one refinement run each.
         explainer_folder: another explainer than the pipeline's; its results are not logged to the pipeline's run.
-        methods: baselines as single points, beside RISE and the greedy order.
+        methods: baselines as single points, beside RISE.
     """
     ctx.use_all_cores()
     given = explainer_folder or ctx.paths.explainer
     explainer = clean_explainer(ctx, given)
     target, masks = explainer.target, tuple(sorted(set(rise_masks)))
-    points = tuple(name for name in dict.fromkeys((CEILING, *methods)) if name != "rise")
+    points = tuple(name for name in dict.fromkeys(methods) if name != "rise")
     applicable, left_out = baselines(ctx, target, points)
     series = [refined(explainer, count, steps) for count in sorted(set(fractions))]
     series += [rise(ctx, target, masks), *(point(ctx, name, one, target) for name, one in applicable.items())]
