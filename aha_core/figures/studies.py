@@ -146,6 +146,8 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
             axes.plot(x, rows.srg, ls="-" if last else ":", marker="o", ms=5, mfc=colour if last else "white",
                       color=colour, lw=2.2, label=label, zorder=5 if last else 4)  # fmt: skip
             axes.fill_between(x, rows.low, rows.high, color=colour, alpha=0.1, lw=0)
+            if len(rows) == 1:
+                axes.vlines(x, rows.low, rows.high, color=colour, lw=1.4)
             for place, text in _labelled(rows, first=setting == ours[0]):
                 axes.annotate(text, (x.iloc[place], rows.srg.iloc[place]), offset, textcoords="offset points",
                               fontsize=8, color=colour, ha="right" if rise else "center", zorder=6)  # fmt: skip
