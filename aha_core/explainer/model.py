@@ -116,7 +116,8 @@ def _at(grid: torch.Size, level: Float[Tensor, "B C _ _"]) -> Float[Tensor, "B C
 def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 h w"]:
     """<token, w_c> of every position, standardised over the image."""
     lens = torch.einsum("bdhw,bd->bhw", final.float(), rows)[:, None]
-    return (lens - lens.mean(dim=(2, 3), keepdim=True)) / (lens.std(dim=(2, 3), keepdim=True, correction=0) + 1e-6)
+    centred = lens - lens.mean(dim=(2, 3), keepdim=True)
+    return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-6)
 
 
 def build_explainer(config: ExplainerConfig, target: Target, backbone: Backbone | None = None) -> ExplainerNetwork:
