@@ -1,6 +1,6 @@
 """What `aha explain` reads and writes for one image: its options, the decoded photo, the pictures and the JSON.
 
-NAME_overlay.jpg, NAME_heat.png, NAME_cutout.png, NAME_map.npy and NAME.json; for the k-th class the same with _k.
+NAME_overlay.jpg, NAME_heat.png, NAME_cutout.webp, NAME_map.npy and NAME.json; for the k-th class the same with _k.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aha_core.figures.single import pictures, shown_size
 from aha_core.files import atomic_json, atomic_path
 
 JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}  # a sixth of the time and size of PNG for photographs
+WEBP: dict[str, Any] = {"quality": 85, "method": 0}  # transparent like PNG, in half the time, a quarter of the size
 PNG: dict[str, Any] = {"compress_level": 1, "compress_type": 3}  # run lengths: half the time of the default strategy
 
 
@@ -85,7 +86,7 @@ def write(
         with atomic_path(request.out / files["heat"]) as temporary:
             made.heat.save(temporary, **PNG)
         with atomic_path(request.out / files["cutout"]) as temporary:
-            made.cutout.save(temporary, **PNG)
+            made.cutout.save(temporary, **WEBP)
         with atomic_path(request.out / files["map"]) as temporary:
             np.save(temporary, own.map)
         if rank == 1:
@@ -105,5 +106,5 @@ def endings(classes: int) -> list[str]:
 def _kinds(rank: int) -> dict[str, str]:
     """Endings of the k-th class's files."""
     suffix = "" if rank == 1 else f"_{rank}"
-    kinds = {"overlay": ".jpg", "heat": ".png", "cutout": ".png", "map": ".npy"}
+    kinds = {"overlay": ".jpg", "heat": ".png", "cutout": ".webp", "map": ".npy"}
     return {kind: f"_{kind}{suffix}{ending}" for kind, ending in kinds.items()}

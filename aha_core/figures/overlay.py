@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 COLOUR_MAP = "inferno"  # perceptually uniform
 OPACITY = 0.85
+LEVELS = 255  # of a rank share in a picture
 GREY = 0.85  # share of grey in the base image: the map's colours are not mistaken for the image's
 SIGNS = ((230, 97, 1), (44, 123, 182))  # orange and blue, which people with colour-blindness can tell apart
 
@@ -28,20 +29,33 @@ def rank_share(scores: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
 
     Raises ValueError for a map with NaN.
     """
+    order, ranks = _ranks(scores)
+    share = np.empty(scores.size)
+    share[order] = ranks / max(1, scores.size - 1)
+    return share.reshape(scores.shape)
+
+
+def rank_levels(scores: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """`rank_share` in 255ths, rounded."""
+    order, ranks = _ranks(scores)
+    levels = np.empty(scores.size, np.uint8)
+    levels[order] = ranks * (LEVELS / max(1, scores.size - 1)) + 0.5
+    return levels.reshape(scores.shape)
+
+
+def _ranks(scores: Float[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """The order of the pixels from the smallest, and the ranks in that order, from 0; ties share their mean."""
     if np.isnan(scores).any():
         raise ValueError("the map has NaN values")
     flat = scores.ravel()
     order = np.argsort(flat)  # ties in any order; three times as fast as scipy's rankdata for a photograph's map
     ordered = flat[order]
     new = ordered[1:] != ordered[:-1]
-    ranks = np.arange(flat.size, dtype=np.float64)
-    if not new.all():
-        first = np.flatnonzero(np.concatenate(([True], new)))
-        counts = np.diff(first, append=flat.size)
-        ranks = np.repeat(first + (counts - 1) / 2, counts)
-    share = np.empty(flat.size)
-    share[order] = ranks / max(1, flat.size - 1)
-    return share.reshape(scores.shape)
+    if new.all():
+        return order, np.arange(flat.size, dtype=np.float64)
+    first = np.flatnonzero(np.concatenate(([True], new)))
+    counts = np.diff(first, append=flat.size)
+    return order, np.repeat(first + (counts - 1) / 2, counts)
 
 
 def overlay(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:

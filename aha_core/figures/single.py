@@ -13,15 +13,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from aha_core.figures.overlay import OPACITY, blend_pictures, heat, rank_share, sign_colours
+from aha_core.figures.overlay import LEVELS, OPACITY, blend_pictures, heat, rank_levels, sign_colours
 
 LONGEST = 1024  # pixels: pictures of larger photographs are made at this size
-LEVELS = 255  # of a rank share in a picture
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """heat: the map alone, in 256 colours; cutout: RGBA."""
+    """heat: the map alone, in 256 colours; cutout: RGBA, with the photo's colours below the transparency, too."""
 
     overlay: UInt8[np.ndarray, "H W 3"]
     heat: Image.Image
@@ -39,12 +38,12 @@ def pictures(
         keep: share k of the pixels in the cut-out, in (0, 1].
         contrast: colours by sign, as in `overlay.diverging`; the cut-out keeps what speaks for the first class.
     """
-    photo, share = Image.fromarray(image), rank_share(scores)
-    large = _enlarge(share, photo.size)
-    cutout = Image.new("RGBA", photo.size)
-    cutout.paste(photo, mask=large.point([255 * (level >= LEVELS * (1 - keep)) for level in range(LEVELS + 1)]))
+    photo = Image.fromarray(image)
+    large = _large_ranks(scores, photo.size)
+    cutout = photo.copy()
+    cutout.putalpha(large.point([255 * (level >= LEVELS * (1 - keep)) for level in range(LEVELS + 1)]))
     if contrast:
-        strength = _enlarge(rank_share(np.abs(scores)), photo.size)
+        strength = _large_ranks(np.abs(scores), photo.size)
         positive = np.asarray(enlarge(scores, *photo.size)) >= 0
         half = (np.asarray(strength).astype(np.int16) + 1) // 2  # in 0 .. 128
         index = Image.fromarray(np.where(positive, 127 + half, 128 - half).astype(np.uint8))
@@ -56,10 +55,9 @@ def pictures(
     return Pictures(np.asarray(overlay), _in_palette(index, palette), cutout)
 
 
-def _enlarge(share: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Image.Image:
-    """Rank shares as levels, bilinear: in eight bits a quarter of the time of floating point."""
-    levels = Image.fromarray((share * LEVELS + 0.5).astype(np.uint8))
-    return levels.resize(size, Image.Resampling.BILINEAR)
+def _large_ranks(scores: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Image.Image:
+    """Levels of the rank shares, enlarged bilinearly: in eight bits a quarter of the time of floating point."""
+    return Image.fromarray(rank_levels(scores)).resize(size, Image.Resampling.BILINEAR)
 
 
 @cache

@@ -54,9 +54,9 @@ def facts(folder, name: str) -> dict:
 def test_pictures_map_and_facts(folder, unchecked_types):
     assert explain(folder, "photos/a.jpg") == 0
     assert sorted(file.name for file in (folder / "x").iterdir()) == [
-        "a.json", "a_cutout.png", "a_heat.png", "a_map.npy", "a_overlay.jpg", "summary.json"
+        "a.json", "a_cutout.webp", "a_heat.png", "a_map.npy", "a_overlay.jpg", "summary.json"
     ]  # fmt: skip
-    for name, mode in {"overlay.jpg": "RGB", "heat.png": "P", "cutout.png": "RGBA"}.items():
+    for name, mode in {"overlay.jpg": "RGB", "heat.png": "P", "cutout.webp": "RGBA"}.items():
         with Image.open(folder / f"x/a_{name}") as picture:
             assert (picture.size, picture.mode) == ((80, 50), mode)
             if mode == "RGBA":

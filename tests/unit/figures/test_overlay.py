@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from aha_core.figures.contact_sheet import ContactSheet
-from aha_core.figures.overlay import SIGNS, blend, diverging, heat, overlay, rank_share
+from aha_core.figures.overlay import SIGNS, blend, diverging, heat, overlay, rank_levels, rank_share
 from aha_core.figures.single import pictures
 from aha_core.figures.terminal import in_colour, in_shades
 
@@ -20,6 +20,12 @@ def test_rank_shares_are_exact_and_ties_share_their_mean():
     np.testing.assert_allclose(rank_share(np.array([[5.0, 1.0, 5.0]])), [[0.75, 0, 0.75]])
     np.testing.assert_allclose(rank_share(np.zeros((2, 2))), 0.5)
     np.testing.assert_allclose(rank_share(np.array([[4.0]])), 0.0)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30))
+def test_rank_levels_are_the_shares_rounded(values):
+    scores = np.array([values], dtype=np.float32)
+    np.testing.assert_allclose(rank_levels(scores), 255 * rank_share(scores), atol=0.5 + 1e-9)
 
 
 ROUNDING = 2  # of 255: the arithmetic is in eight bits
@@ -89,7 +95,7 @@ def test_pictures_of_one_image():
     opaque = cutout[..., 3] == 255
     assert opaque[3, 7] and not opaque[0].any()
     assert (cutout[opaque] == [50, 50, 50, 255]).all()
-    assert (cutout[~opaque] == 0).all()
+    assert (cutout[~opaque, 3] == 0).all()
     signed = pictures(image, scores - 3, keep=1, contrast=True)
     assert signed.heat.convert("RGB").getpixel((7, 3)) == SIGNS[0]
     red, _, blue = signed.heat.convert("RGB").getpixel((0, 0))
