@@ -107,11 +107,6 @@ class Target(nn.Module):
         """Rows w_c of the linear head. Raises TargetError for other heads; see `reading.classifier_rows`."""
         return reading.classifier_rows(self.model, self.name)
 
-    def prefer_fast_layout(self) -> None:
-        """Channels-last weights for convolutional models: faster passes (`aha bench passes`)."""
-        if not self.num_prefix_tokens:
-            self.model.to(memory_format=torch.channels_last)
-
     def normalise(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         return (x - self.mean) / self.std
 

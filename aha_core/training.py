@@ -206,7 +206,6 @@ def train(
             f"use a multiple, e.g. {config.batch_size // runtime.world * runtime.world or runtime.world}"
         )
     target.to(runtime.device)
-    target.prefer_fast_layout()
     passes = MaskedPasses(target, config.precision, params.resources.memory_gb)
     state = new_state(params, target, runtime.device)
     checkpoint = runtime.restore()

@@ -1,7 +1,7 @@
 """The floor of training: what a masked pass through the target costs, by number format, layout and attention kernel.
 
 Each row is one way to run the same forward pass, and the same forward and backward pass towards the images. It is the
-evidence for what `MaskedPasses` and `Target.prefer_fast_layout` choose.
+evidence for what `MaskedPasses` and `create_model` choose.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def benchmark_passes(
     size = target.image_size
     x = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
     target = copy.deepcopy(target).to(device)
+    target.model.to(memory_format=torch.contiguous_format)
     fast = copy.deepcopy(target)
     fast.model.to(memory_format=torch.channels_last)
     variants: list[tuple[str, nn.Module, Precision, bool]] = [

@@ -69,7 +69,6 @@ class Trainer:
     def create(cls, params: Params, target: Target, dataset: PreparedImages, labels: list[int], device: str) -> Trainer:
         where = torch.device(device)
         target.to(where)
-        target.prefer_fast_layout()
         state = new_state(params, target, where)
         passes = TimedPasses(target, params.train.precision, params.resources.memory_gb)
         return cls(params, state, passes, batches(dataset, labels, params, rank=0, world=1, first=0))
