@@ -93,7 +93,7 @@ def store_folder(ctx: Context) -> Path:
     digest = hashlib.sha256()
     settings = params.model_dump(mode="json", include={"seed", "perturbation", "evaluate"})
     settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in NOT_IN_A_PART}
-    settings["chunk"] = params.resources.batch_size
+    settings |= {"chunk": params.resources.batch_size, "hybrid": params.refine.precision}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]
