@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("profile", ["embedded", "vit-tiny-imagenet"])
+@pytest.mark.parametrize("profile", ["embedded", "vit-tiny-imagenet", "mobilenetv2-imagenet"])
 def test_tables_hold_the_committed_numbers(profile):
     scores = json.loads((ROOT / f"docs/results/{profile}/evaluation.json").read_text())["scores"]["predicted"]
     table = README.split(f"<!-- results {profile} -->")[1].split("<!-- end -->")[0]
