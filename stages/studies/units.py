@@ -159,6 +159,5 @@ def summary(table: pd.DataFrame) -> Table:
     shown = Table("method", *(f"by {unit}" for unit in (PIXELS, PATCHES, SHIFTED)), box=None)
     for name, own in table.groupby("method", sort=False):
         cells = own.set_index("unit")
-        texts = (f"{cells.srg[unit]:.3f} [{cells.low[unit]:.3f}, {cells.high[unit]:.3f}]" for unit in cells.index)
-        shown.add_row(method_label(str(name)), *texts)
+        shown.add_row(method_label(str(name)), *(f"{cells.srg[unit]:.3f}" for unit in cells.index))
     return shown
