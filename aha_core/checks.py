@@ -61,7 +61,7 @@ def check_method(
 
     method = finite(target)
     for side in config.sides:
-        yield from _grid(method, target, images, classes, confidences, side, config.mosaics, batch_size, seed)
+        yield from _grid(method, images, classes, confidences, side, config.mosaics, batch_size, seed)
     few = min(config.images, len(images))
     images, classes, indices = images[:few], classes[:few], indices[:few]
     maps = method.attribute(images, classes)
@@ -101,7 +101,6 @@ class Finite:
 
 def _grid(
     method: Attributor,
-    target: Target,
     images: Tensor,
     classes: Int[Tensor, "B"],
     confidences: Tensor,

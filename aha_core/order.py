@@ -76,8 +76,8 @@ def rank_cells(
     A transformer sees an image in patches: cells of its patch size rank what it can have or lose as a whole.
 
     Args:
-        seeds: one per image.
         cell: side, pixels; cells at the right and lower end are cut off where it does not divide the image.
+        seeds: one per image.
         shift: pixels by which the cells begin above and left of the image.
 
     Returns:

@@ -95,7 +95,7 @@ def blend(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """(1 - a) base + a colour, a = 0.85 q^2, with the image in nearly grey as the base.
 
-    In eight bits by Pillow's own loops, a fifth of the time of the same in floating point and at most 2 of 255 away.
+    In eight bits by Pillow's own loops, a fifth of the time of the same in floating point and at most 2.5 of 255 away.
     """
     opacity = Image.fromarray((255 * OPACITY * share**2).round().astype(np.uint8))
     return np.asarray(blend_pictures(Image.fromarray(image), Image.fromarray(colours), opacity))

@@ -44,7 +44,7 @@ def pictures(
     cutout.putalpha(large.point([255 * (level >= LEVELS * (1 - keep)) for level in range(LEVELS + 1)]))
     if contrast:
         strength = _large_ranks(np.abs(scores), photo.size)
-        positive = np.asarray(enlarge(scores, *photo.size)) >= 0
+        positive = enlarge(scores, *photo.size) >= 0
         half = (np.asarray(strength).astype(np.int16) + 1) // 2  # in 0 .. 128
         index = Image.fromarray(np.where(positive, 127 + half, 128 - half).astype(np.uint8))
         colours, palette = _signed_palettes()

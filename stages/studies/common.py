@@ -24,7 +24,7 @@ from aha_core.baselines import make_baseline, refusal
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
-from aha_core.evaluation import ChunkEvaluator
+from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.files import atomic_safetensors
 from aha_core.fine_tuning import Fetch, FineTuning, fine_tune
 from aha_core.masked_passes import GIB
@@ -39,6 +39,7 @@ from stages.parts import CODE
 
 Settings = dict[str, Any]
 TARGET_CODE = ("batches.py", "data/dataset.py", "fine_tuning.py", "shortcut.py", "target_training.py", "targets.py")
+SCORES = ("deletion", "insertion", "srg")
 RESULT_CODE = tuple(dict.fromkeys((*TARGET_CODE, *CODE, "benchmarks/training.py", "findings.py")))
 
 
@@ -70,6 +71,12 @@ class Chunk:
     x: Float[Tensor, "B 3 S S"]
     classes: Int[Tensor, "B"]
     evaluator: ChunkEvaluator
+
+    def scores(self, method: str, maps: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "3 B"]:
+        """`SCORES` of each image, means of the references. Raises AttributionError for values that are not finite."""
+        found = self.evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then of the next
+        columns = torch.tensor([[row[name] for row in found] for name in SCORES], dtype=torch.float64)
+        return columns.view(len(SCORES), -1, len(maps)).mean(dim=1)
 
 
 def scored_chunks(ctx: Context, dataset: PreparedImages, indices: list[int], target: Target) -> Iterator[Chunk]:

@@ -27,7 +27,6 @@ from aha_core.baselines.rise import Rise
 from aha_core.config import RefineConfig
 from aha_core.cost import Cost, measured
 from aha_core.data.dataset import PreparedImages
-from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.figures import method_label, to_png, tradeoff_figure
 from aha_core.files import atomic_json
 from aha_core.masked_passes import GIB
@@ -189,7 +188,7 @@ def outcomes(
 
                 def measure(own: Series = own, chunk: Chunk = chunk) -> dict[str, Tensor]:
                     made = own.make(chunk.x, chunk.classes)
-                    gains = torch.stack([srg(chunk.evaluator, own.method, maps) for maps in made.maps])
+                    gains = torch.stack([chunk.scores(own.method, maps)[-1] for maps in made.maps])
                     return {"srg": gains, "passes": made.passes, "seconds": made.seconds}
 
                 key = f"{own.method}{own.setting}".replace(" ", "")
@@ -202,12 +201,6 @@ def outcomes(
         )
         for done in parts
     ]
-
-
-def srg(evaluator: ChunkEvaluator, method: str, maps: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
-    """Of each image, mean of the references. Raises AttributionError for values that are not finite."""
-    found = evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then those of the next
-    return torch.tensor([row["srg"] for row in found], dtype=torch.float64).view(-1, len(maps)).mean(dim=0)
 
 
 def rows(series: Sequence[Series], found: Sequence[Outcome], ctx: Context) -> list[dict[str, object]]:

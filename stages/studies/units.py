@@ -25,7 +25,6 @@ from torch import Tensor
 
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError
-from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.figures import method_label, to_png, units_figure
 from aha_core.files import atomic_json
 from aha_core.metrics import bootstrap_ci, paired_difference
@@ -35,10 +34,9 @@ from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
 from stages.context import Context
 from stages.images import chunk_starts, first_images
-from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
+from stages.studies.common import SCORES, Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
 
 PIXELS, PATCHES, SHIFTED = "pixels", "patches", "shifted"
-SCORES = ("deletion", "insertion", "srg")
 METHODS = ("chefer", "legrad", "occlusion", "kernel_shap", "lime")
 
 Maps = Callable[[Tensor, Tensor], Tensor]
@@ -120,20 +118,13 @@ def scored(
                     cells = {
                         PATCHES: rank_cells(maps, side, seeds), SHIFTED: rank_cells(maps, side, seeds, side // 2)
                     }  # fmt: skip
-                    return {unit: scores(chunk.evaluator, name, one) for unit, one in ({PIXELS: maps} | cells).items()}
+                    return {unit: chunk.scores(name, one) for unit, one in ({PIXELS: maps} | cells).items()}
 
                 parts[name].append(store.tensors(f"{name}-{chunk.start:05d}", measure))
                 bar.advance(task)
     return {
         name: {unit: torch.cat([part[unit] for part in own], dim=1) for unit in own[0]} for name, own in parts.items()
     }
-
-
-def scores(evaluator: ChunkEvaluator, method: str, maps: Tensor) -> Tensor:
-    """(3, B): means of the references. Raises AttributionError for values that are not finite."""
-    found = evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then those of the next
-    columns = torch.tensor([[row[name] for row in found] for name in SCORES], dtype=torch.float64)
-    return columns.view(len(SCORES), -1, len(maps)).mean(dim=1)
 
 
 def rows(found: dict[str, dict[str, Tensor]], ctx: Context) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def test_rank_levels_are_the_shares_rounded(values):
     np.testing.assert_allclose(rank_levels(scores), 255 * rank_share(scores), atol=0.5 + 1e-9)
 
 
-ROUNDING = 2  # of 255: the arithmetic is in eight bits
+ROUNDING = 2.5  # of 255: grey .85 x .5, their blend truncated 1, opacity .5, composite .5
 
 
 def test_pixels_of_a_small_case():
