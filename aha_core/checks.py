@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from aha_core.config import ChecksConfig
 from aha_core.errors import AttributionError, DataError
 from aha_core.metrics import (
+    alone,
     cell_energy,
     cell_hit,
     choose_cells,
@@ -54,14 +55,14 @@ def check_method(
         indices: what identifies the images; they seed the draws.
     """
     with torch.no_grad():
-        confidences, classes = torch.cat([target.probabilities(part) for part in images.split(batch_size)]).max(dim=1)
+        classes = torch.cat([target(part).argmax(dim=1) for part in images.split(batch_size)])
 
     def finite(of: Target) -> Finite:
         return Finite(make_method(of), batch_size, images.device)
 
     method = finite(target)
     for side in config.sides:
-        yield from _grid(method, images, classes, confidences, side, config.mosaics, batch_size, seed)
+        yield from _grid(method, target, images, classes, side, config.mosaics, batch_size, seed)
     few = min(config.images, len(images))
     images, classes, indices = images[:few], classes[:few], indices[:few]
     maps = method.attribute(images, classes)
@@ -101,16 +102,20 @@ class Finite:
 
 def _grid(
     method: Attributor,
+    target: Target,
     images: Tensor,
     classes: Int[Tensor, "B"],
-    confidences: Tensor,
     side: int,
     count: int,
     batch_size: int,
     seed: int,
 ) -> Iterator[Row]:
-    """The grid pointing game; no rows where the images have too few classes or the grid does not divide them."""
+    """The grid pointing game; no rows where too few images are recognised or the grid does not divide them."""
     try:
+        single = alone(images, side, target.mean)
+        with torch.no_grad():
+            found = torch.cat([target.probabilities(part) for part in single.split(batch_size)])
+        confidences = found.gather(1, classes[:, None])[:, 0]
         cells = choose_cells(classes.tolist(), confidences.tolist(), side, count, seed)
         made = mosaics(images, classes, cells, side)
     except DataError:

@@ -19,7 +19,7 @@ from aha_core.metrics.curves import (
     deletion_insertion,
     endpoint_scores,
 )
-from aha_core.metrics.grid_pointing import Mosaics, cell_energy, cell_hit, choose_cells, mosaics, shrink
+from aha_core.metrics.grid_pointing import Mosaics, alone, cell_energy, cell_hit, choose_cells, mosaics, shrink
 from aha_core.metrics.imputation import impute
 from aha_core.metrics.localisation import area_share, energy_in_mask, pointing_hit, rank_accuracy
 from aha_core.metrics.mas import MagnitudeAligned, magnitude_aligned
@@ -44,6 +44,7 @@ __all__ = [
     "PerturbationAccuracy",
     "Randomised",
     "Road",
+    "alone",
     "area_share",
     "auc",
     "average_precision",

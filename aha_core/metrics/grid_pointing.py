@@ -9,7 +9,8 @@ cell should put its mass there:
 The paper's score is the energy. The hit depends on the order alone, like deletion and insertion.
 
 Mosaics have the target's input size, so that transformers with a fixed size can play: each image shrinks to size / n.
-Shrunk images may be recognised less well: pass confidences measured on images of that size (`shrink`).
+Shrunk images are recognised less well, and a class that the target does not see has no place in its map. So confidence
+is measured at the size of a cell (`alone`), and images below `CONFIDENT` do not play.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from aha_core.errors import DataError
 from aha_core.metrics.localisation import energy_in_mask, pointing_hit
+
+CONFIDENT = 0.5  # probability of the class of an image alone at the size of a cell
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,15 @@ def choose_cells(
 ) -> list[list[int]]:
     """Images for at most `count` mosaics: n^2 distinct classes each, a class's most confident images first, none twice.
 
-    A class may return in another mosaic with another image. Which classes share a mosaic is a seeded draw that prefers
-    classes with many images left, so that as many mosaics as possible can be filled.
+    Only images with a confidence of at least `CONFIDENT` are taken. A class may return in another mosaic with another
+    image. Which classes share a mosaic is a seeded draw that prefers classes with many images left, so that as many
+    mosaics as possible can be filled.
 
     Raises DataError where the images do not suffice for one.
     """
     best_last: dict[int, list[int]] = {}
-    for place in sorted(range(len(classes)), key=lambda one: (confidences[one], -one)):
+    confident = [place for place, value in enumerate(confidences) if value >= CONFIDENT]
+    for place in sorted(confident, key=lambda one: (confidences[one], -one)):
         best_last.setdefault(int(classes[place]), []).append(place)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
@@ -61,8 +66,9 @@ def choose_cells(
         chosen.append([cells[place] for place in torch.randperm(len(cells), generator=generator).tolist()])
     if not chosen:
         raise DataError(
-            f"{len(classes)} images of {len(best_last)} classes do not fill one mosaic of {side} x {side} different "
-            "classes; give images of more classes or use a smaller grid"
+            f"{len(confident)} images of {len(best_last)} classes that are recognised with a probability of "
+            f"{CONFIDENT} do not fill one mosaic of {side} x {side} different classes; give more images or use a "
+            "smaller grid"
         )
     return chosen
 
@@ -74,6 +80,15 @@ def shrink(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 h 
         raise DataError(f"{height} x {width} pixels do not divide into {side} x {side} cells; use another grid")
     size = (height // side, width // side)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def alone(images: Float[Tensor, "B 3 H W"], side: int, colour: Float[Tensor, "3 1 1"]) -> Float[Tensor, "B 3 H W"]:
+    """Each image at the size of a cell in the middle of one colour. Raises DataError as `shrink`."""
+    small = shrink(images, side)
+    canvas = colour.to(images).expand(len(images), -1, *images.shape[-2:]).clone()
+    top, left = ((full - own) // 2 for full, own in zip(images.shape[-2:], small.shape[-2:], strict=True))
+    canvas[..., top : top + small.shape[-2], left : left + small.shape[-1]] = small
+    return canvas
 
 
 def mosaics(

@@ -5,6 +5,7 @@ import torch
 
 from aha_core.checks import Finite, _grid
 from aha_core.errors import AttributionError
+from aha_core.targets import Target, create_model
 
 
 class Red:
@@ -31,10 +32,16 @@ def test_a_map_that_is_not_finite_is_refused():
         Finite(Red(), batch_size=2, device="cpu").attribute(torch.full((3, 3, 4, 4), torch.inf))
 
 
-def test_grid_rows_hold_energy_and_hit_of_every_cell():
-    """Cells of brightness .2 .. .8: the brightest is pointed at whatever the class, and has the most energy."""
-    images = torch.tensor([0.2, 0.4, 0.6, 0.8]).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    rows = list(_grid(Red(), images, torch.zeros(4, dtype=torch.long) + torch.arange(4), torch.ones(4), 2, 1, 3, 0))
+def test_grid_rows_hold_energy_and_hit_of_every_cell(monkeypatch):
+    """Cells of brightness .2 .. .8: the brightest is pointed at whatever the class, and has the most energy.
+
+    A fifth image, which the target does not recognise at that size, does not play.
+    """
+    target = Target("mini", create_model("vit_convstem_mini", 5, 32), 32, list("abcde"))
+    sure = lambda x: torch.where(x.amax(dim=(1, 2, 3)) < 0.9, 0.6, 0.4)[:, None].expand(-1, 5)  # noqa: E731
+    monkeypatch.setattr(target, "probabilities", sure)
+    images = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]).view(5, 1, 1, 1).expand(5, 3, 32, 32)
+    rows = list(_grid(Red(), target, images, torch.arange(5), 2, 9, 3, 0))
     energy = {row["detail"]: row["value"] for row in rows if row["check"] == "grid_2x2"}
     hits = {row["detail"]: row["value"] for row in rows if row["check"] == "grid_2x2_hit"}
     assert hits == {"0": 0, "1": 0, "2": 0, "3": 1}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aha_core.errors import DataError
-from aha_core.metrics import cell_energy, cell_hit, choose_cells, mosaics, shrink
+from aha_core.metrics import alone, cell_energy, cell_hit, choose_cells, mosaics, shrink
 from aha_core.metrics.grid_pointing import cell_masks
 
 
@@ -19,6 +19,17 @@ def test_each_cell_shows_its_image(side: int):
     for mosaic, row in zip(made.images, cells, strict=True):
         for mask, place in zip(masks, row, strict=True):
             torch.testing.assert_close(mosaic[:, mask[0]], colours[place, :, : 12 // side, : 12 // side].flatten(1))
+
+
+def test_an_image_alone_is_in_the_middle_of_the_colour():
+    images, colour = torch.rand(2, 3, 8, 8), torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    before = images.clone()
+    single = alone(images, 2, colour)
+    assert single.shape == images.shape
+    torch.testing.assert_close(single[:, :, 2:6, 2:6], shrink(images, 2))
+    single[:, :, 2:6, 2:6] = colour
+    torch.testing.assert_close(single, colour.expand_as(single))
+    torch.testing.assert_close(images, before)
 
 
 def test_energy_in_the_right_cell():
@@ -39,7 +50,7 @@ def test_the_maximum_in_the_right_cell():
 
 class TestChoice:
     classes = [0, 0, 1, 1, 2, 2, 3, 3, 4]
-    confidences = [0.9, 0.8, 0.7, 0.95, 0.6, 0.5, 0.99, 0.4, 0.3]
+    confidences = [0.9, 0.8, 0.7, 0.95, 0.6, 0.55, 0.99, 0.54, 0.53]
 
     def test_distinct_classes_confident_first_and_no_image_twice(self):
         chosen = choose_cells(self.classes, self.confidences, 2, 2, seed=0)
@@ -52,8 +63,14 @@ class TestChoice:
         assert any(chosen != choose_cells(self.classes, self.confidences, 2, 2, seed) for seed in range(1, 5))
 
     def test_too_few_classes(self):
-        with pytest.raises(DataError, match="9 images of 5 classes do not fill one mosaic of 3 x 3"):
+        with pytest.raises(DataError, match=r"9 images of 5 classes .* do not fill one mosaic of 3 x 3"):
             choose_cells(self.classes, self.confidences, 3, 1, seed=0)
+
+    def test_images_that_are_hardly_recognised_do_not_play(self):
+        doubtful = [0.49 if label == 4 else one for label, one in zip(self.classes, self.confidences, strict=True)]
+        assert all(8 not in cells for cells in choose_cells(self.classes, doubtful, 2, 9, seed=0))
+        with pytest.raises(DataError, match="0 images of 0 classes that are recognised with a probability of 0.5"):
+            choose_cells(self.classes, [0.4] * 9, 2, 1, seed=0)
 
     def test_as_many_as_can_be_filled(self):
         assert len(choose_cells(self.classes, self.confidences, 2, 9, seed=0)) == 2
