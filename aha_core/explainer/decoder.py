@@ -62,7 +62,8 @@ class UpBlock(nn.Module):
     """x2 bilinear upsampling, plus image features of that resolution, then a residual 3x3 convolution.
 
     Channels shrink before the upsampling and the image is added, not concatenated (feature pyramids, Lin et al., 2017):
-    the wide convolutions at high resolution were half of the decoder's time.
+    the wide convolutions at high resolution were half of the decoder's time. For the same reason the last block applies
+    the head, a 1x1 convolution, by itself: after a convolution it is one convolution to the head's few channels.
     """
 
     def __init__(self, channels: int, image_channels: int, out: int) -> None:
@@ -72,7 +73,15 @@ class UpBlock(nn.Module):
         self.norm = ChannelNorm(out)
         self.conv = nn.Conv2d(out, out, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "B C h w"], image: Float[Tensor, "B I H W"]) -> Float[Tensor, "B out H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C h w"], image: Float[Tensor, "B I H W"], head: nn.Conv2d | None = None
+    ) -> Float[Tensor, "B _ H W"]:
+        """The block's result, `out` channels, or `head` of it."""
         x = F.interpolate(self.reduce(x), size=image.shape[-2:], mode="bilinear", align_corners=False)
         x = x + self.image(image)
-        return x + self.conv(F.gelu(self.norm(x)))
+        y = F.gelu(self.norm(x))
+        if head is None:
+            return x + self.conv(y)
+        mixing, own = head.weight.flatten(1), self.conv
+        assert own.bias is not None
+        return head(x) + F.conv2d(y, torch.einsum("ko,oihw->kihw", mixing, own.weight), mixing @ own.bias, padding=1)

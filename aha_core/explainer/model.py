@@ -92,9 +92,11 @@ class FeatureExplainer(ExplainerNetwork):
         condition = self.row(rows)
         for block in self.blocks:
             tokens = block(tokens, condition)
-        for up, image in zip(self.ups, self._pyramid(x - 0.5, grid), strict=True):
-            tokens = up(tokens, self.stem(image))
-        return F.interpolate(self.head(tokens), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        pyramid = [self.stem(image - 0.5) for image in self._pyramid(x, grid)]
+        for up, image in zip(self.ups[:-1], pyramid[:-1], strict=True):
+            tokens = up(tokens, image)
+        scores = self.ups[-1](tokens, pyramid[-1], self.head) if pyramid else self.head(tokens)
+        return F.interpolate(scores, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def _pyramid(self, x: Float[Tensor, "B 3 H W"], grid: torch.Size) -> list[Float[Tensor, "B 3 _ _"]]:
         """The image at 2, 4, ... times the token grid, at most its own size; each from the next finer one."""

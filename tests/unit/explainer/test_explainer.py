@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from aha_core.attribution import Explainer
 from aha_core.config import parse_params
 from aha_core.errors import AttributionError
 from aha_core.explainer import build_explainer
+from aha_core.explainer.decoder import UpBlock
 from aha_core.explainer.model import logit_lens
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.masked_passes import MaskedPasses
@@ -38,6 +40,13 @@ def make_explainer(target: Target) -> Explainer:
 
 def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, SIZE, SIZE, generator=generator(5))
+
+
+def test_a_block_that_applies_the_head_gives_the_head_of_its_result():
+    torch.manual_seed(0)
+    block, head = UpBlock(6, 3, 4), nn.Conv2d(4, 2, 1)
+    x, image = torch.rand(2, 6, 4, 4), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(block(x, image, head), head(block(x, image)))
 
 
 @pytest.mark.parametrize("name", ["vit_convstem_mini", "resnet18", "mobilenetv2_100", "swin_tiny_patch4_window7_224"])
