@@ -54,6 +54,20 @@ def relaxation(
     run(Context.create(Path.cwd(), device=device), out, images=images)
 
 
+@study.command("designs")
+def designs(
+    out: Out = OUT,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of each experiment.")] = 150,
+    images: Annotated[int, typer.Option(min=2, help="Held-out images of each experiment.")] = 100,
+    device: Device = None,
+) -> None:
+    """Parts of explainer and training, one change at a time, as DVC experiments (continues where it was stopped)."""
+    from stages.context import Context
+    from stages.studies.designs import run
+
+    run(Context.create(Path.cwd(), device=device), out, steps, images)
+
+
 @study.command("shortcut")
 def shortcut(
     out: Out = OUT,

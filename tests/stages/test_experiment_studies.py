@@ -1,13 +1,16 @@
-"""The relaxation study: what is run, what counts as the default, how results are put together."""
+"""Studies by DVC experiments: what is run, what counts as the default, how results are put together."""
+
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from aha_core.config import parse_params
+from aha_core.config import FeaturesConfig, load_params, parse_params
+from aha_core.errors import ConfigError, ResourceError
 from stages.context import Context
 from stages.paths import Paths
-from stages.studies import relaxation as study
-from tests.conftest import small_params
+from stages.studies import designs, experiments, relaxation
+from tests.conftest import ROOT, small_params
 
 
 @pytest.fixture
@@ -16,10 +19,17 @@ def ctx(tmp_path):
     return Context(Paths(tmp_path), params, 0, "cpu", 1, "sqlite://")
 
 
-def test_every_setting_is_a_valid_parameter_set_with_a_name_of_its_own():
-    names = [setting.experiment for setting in study.settings()]
-    assert len(set(names)) == len(names)
-    for setting in study.settings():
+def of_designs(steps=150):
+    explainer = FeaturesConfig(kind="features", levels=(0.5, 1.0), width=32, depth=2, refine_scales=2)
+    return designs.settings(explainer, steps)
+
+
+@pytest.mark.parametrize("settings", [relaxation.settings(), of_designs()], ids=["relaxation", "designs"])
+def test_every_setting_is_a_valid_parameter_set_and_named_after_what_it_changes(settings):
+    by_name = {setting.experiment: setting.changes for setting in settings}
+    assert len(by_name) == len({str(sorted(changes.items())) for changes in by_name.values()})
+    assert all(by_name[setting.experiment] == setting.changes for setting in settings)
+    for setting in settings:
         raw = small_params()
         for name, value in setting.changes.items():
             section, field = name.split(".")
@@ -32,7 +42,7 @@ def test_every_setting_is_a_valid_parameter_set_with_a_name_of_its_own():
 
 def test_settings_of_fractions_cost_the_same_number_of_masked_passes():
     passes = []
-    for setting in study.settings():
+    for setting in relaxation.settings():
         if setting.family == "fractions":
             count = setting.changes["objective.fractions"]
             inner = count - 2 if setting.changes["objective.sampling"] == "grid" else count
@@ -44,12 +54,26 @@ def test_each_family_has_the_active_preset_once():
     raw = small_params()
     raw["ranking"] |= {"grid_min": 7, "grid_max": 28}
     params = parse_params(raw)
-    found = [setting.family for setting in study.settings() if study.is_default(setting, params)]
+    found = [setting.family for setting in relaxation.settings() if setting.is_default(params)]
     assert sorted(found) == ["fractions", "grid", "relaxation", "temperature"]
 
 
+def test_designs_change_the_preset_and_share_its_experiment(ctx):
+    settings = of_designs()
+    presets = [setting for setting in settings if setting.is_default(ctx.params)]
+    assert {setting.family for setting in presets} == {setting.family for setting in settings}
+    assert len({setting.experiment for setting in presets if not setting.varied}) == 1
+    assert presets[0].experiment != of_designs(steps=10)[0].experiment
+
+
+def test_designs_are_those_of_the_explainer_that_reads_features(ctx, tmp_path):
+    paper = load_params(ROOT / "configs/embedded-paper.yaml")
+    with pytest.raises(ConfigError, match="explainer.kind = dpt"):
+        designs.run(replace(ctx, params=paper), tmp_path)
+
+
 def test_results_are_intervals_and_paired_differences_from_the_default(ctx, monkeypatch):
-    chosen = [setting for setting in study.settings() if setting.family == "relaxation"][:2]
+    chosen = [setting for setting in relaxation.settings() if setting.family == "relaxation"][:2]
     better = {chosen[0].experiment: 0.0, chosen[1].experiment: 0.1}
 
     def get(ctx, setting, output, folder):
@@ -65,8 +89,8 @@ def test_results_are_intervals_and_paired_differences_from_the_default(ctx, monk
             pd.DataFrame({"step": range(4), "gradient_norm": [9.0, 9.0, 1.0, 3.0]}).to_csv(file, index=False)
         return file
 
-    monkeypatch.setattr(study, "_get", get)
-    table = study.collect(ctx, chosen).set_index("setting")
+    monkeypatch.setattr(experiments, "_get", get)
+    table = experiments.collect(ctx, chosen).set_index("setting")
     assert table.default.tolist() == [True, False]
     assert table.srg["soft_topk"] == pytest.approx(0.2)
     assert table.low["soft_topk"] < 0.2 < table.high["soft_topk"]
@@ -76,5 +100,5 @@ def test_results_are_intervals_and_paired_differences_from_the_default(ctx, monk
 
 
 def test_a_failed_experiment_shows_the_end_of_its_output(ctx):
-    with pytest.raises(study.ResourceError, match=r"dvc exp run failed; the same command continues\n"):
-        study.experiment(ctx.paths.root, study.settings()[0], 5)
+    with pytest.raises(ResourceError, match=r"dvc exp run failed; the same command continues\n"):
+        experiments.experiment(ctx.paths.root, relaxation.settings()[0], 5)
