@@ -80,7 +80,6 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         explainer = build_explainer(params.explainer, target).to(device)
-    explainer.to(memory_format=torch.channels_last)  # convolutions on CPUs are faster so
     average = copy.deepcopy(explainer).requires_grad_(False)
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
