@@ -29,9 +29,11 @@ TEXTS = {
     "gallery": ("Gallery", "Every method on the same images, a class in turn; the explained class and its probability "
                 "below."),
     "refinement": ("Refinement", "The map after each gradient step, with the image's SRG."),
-    "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines."),
+    "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines on the same "
+                    "images."),
     "cost": ("Quality over cost", "Mean SRG over the images that pass through the target for one map, forward and "
-             "backward counted alike; a refinement step costs the same for every image."),
+             "backward counted alike; a refinement step costs the same for every image. Slow methods have fewer "
+             "images."),
     "masks": ("Soft masks", "What the objective removes: the final map, ranked on several grids at the final "
               "temperature of the training; white = replaced by the mean colour."),
     "curves": ("Deletion and insertion", "Mean over images and reference images with 95 % bands."),
@@ -45,7 +47,8 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
     """All figures, in the report's order; `hero`, the README's picture, is the first."""
     shown, scores, plots = results.shown, results.scores, ctx.paths.plots
     srg = {method: scores[method]["srg"]["mean"] for method in scores}
-    baselines = {method: srg[method] for method in shown if is_baseline(method)}
+    everywhere = max(one["images"] for one in scores.values())  # not the slow methods, which have fewer images
+    baselines = {m: srg[m] for m in shown if is_baseline(m) and scores[m]["images"] == everywhere}
     drawn: dict[str, Callable[[], Figure]] = {
         "hero": lambda: hero(results, srg),
         "gallery": lambda: figures.gallery_figure(

@@ -85,7 +85,7 @@ def shortcut(
     marker_place: Annotated[Literal["random", "corner"], typer.Option(help="Where the marker is.")] = "corner",
     relabelled: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the other training images that get marker and class.")
-    ] = 0.0,
+    ] = 0.1,
     method: Methods = ["chefer", "grad_cam"],  # noqa: B006 (Typer copies it)
     show_images: Annotated[
         bool, typer.Option("--show-images", help="Draw the strip of images also where they are not synthetic.")

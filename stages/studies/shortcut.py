@@ -46,13 +46,14 @@ from stages.studies.common import (
 
 METHODS = ("chefer", "grad_cam")  # those of BASELINES that cost no more than a backward pass and are strong
 STRIP_IMAGES, STRIP_STEPS = 4, (0, 1, 3, 5, 10)
+RELABELLED = 0.1  # without any, classes that are easy to tell leave nothing to learn from a marker
 MARKER_SHARE = 32  # of the image's side in a square of the marker: four of them, an eighth of the side
 
 
 def run(
     ctx: Context, out: Path, class_name: str | None = None, steps: int = 10, images: int = 100,
     fine_tune_steps: int = 300, lr: float | None = None, marker_side: int | None = None, place: Place = "corner",
-    relabelled: float = 0.0, methods: tuple[str, ...] = METHODS, show_images: bool = False,
+    relabelled: float = RELABELLED, methods: tuple[str, ...] = METHODS, show_images: bool = False,
 ) -> None:  # fmt: skip
     """Teach, look, write shortcut.csv, .json, .png and, where images may be shown, shortcut-strip.png."""
     ctx.use_all_cores()

@@ -44,7 +44,7 @@ from stages.studies.common import (
     maps_over_steps,
     recipe_of,
 )
-from stages.studies.shortcut import METHODS, default_marker, marked_class, one_step
+from stages.studies.shortcut import METHODS, RELABELLED, default_marker, marked_class, one_step
 
 ORIGINAL, FURTHER, POISONED, MARKED = "original", "further", "poisoned", "poisoned, marked images"
 
@@ -72,7 +72,9 @@ def run(
     targets[FURTHER], folders[FURTHER] = fine_tuned(ctx, explainer.target, recipe)
     marker, marked = default_marker(ctx, explainer.target.image_size), marked_class(ctx, explainer.target, None)
     poison = recipe_of(ctx, fine_tune_steps, lr, seed_offset=0)
-    targets[POISONED], folders[POISONED] = fine_tuned(ctx, explainer.target, poison, marker, Poisoning(marked, 0.0))
+    targets[POISONED], folders[POISONED] = fine_tuned(
+        ctx, explainer.target, poison, marker, Poisoning(marked, RELABELLED)
+    )
 
     total = len(logit_labels(ctx, explainer.target, "test"))
     held_out = HeldOutImages.read(ctx, explainer.target, evaluation_indices(images, total))
