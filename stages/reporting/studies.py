@@ -115,6 +115,14 @@ def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def designs(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    own = table[table.default.astype(bool)].iloc[0]
+    return (
+        f"One change of the preset at a time, {facts['steps']} training steps each, {facts['images']} held-out images "
+        f"in one pass; the preset has SRG {own.srg:.3f}.",
+    )
+
+
 STUDIES = (
     Study("shortcut", "Would it find a shortcut?", "shortcut.csv", {
         "shortcut.png": "How often the marker is found over refinement steps, beside the clean target and baselines.",
@@ -135,9 +143,12 @@ STUDIES = (
     Study("units", "Pixels or patches?", "units.csv", {
         "units.png": "The same maps ranked by pixels, by the classifier's patches, and by cells that miss the patches.",
     }, units),
-    Study("relaxation", "Trade-offs of the training", "settings.csv", {
-        "settings.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",
+    Study("relaxation", "Trade-offs of the training", "relaxation.csv", {
+        "relaxation.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",
     }, relaxation),
+    Study("designs", "What each part is worth", "designs.csv", {
+        "designs.png": "Paired difference of each design's SRG from the preset's, with 95 % intervals.",
+    }, designs),
 )  # fmt: skip
 
 
@@ -176,7 +187,7 @@ def throughput(ctx: Context) -> str | None:
 
 def known_facts(folder: Path, study: Study) -> dict[str, Any] | None:
     """The study's settings, None where its results are not complete."""
-    file = folder / ("study.json" if study.id == "relaxation" else f"{study.id}.json")
+    file = folder / f"{study.id}.json"
     if not (file.is_file() and (folder / study.table).is_file()):
         return None
     return json.loads(file.read_text())

@@ -13,7 +13,7 @@ from stages.studies.experiments import Setting, run_settings
 
 
 def run(ctx: Context, out: Path, steps: int = 150, images: int = 100) -> None:
-    """Run the missing experiments, then write settings.csv, settings.png and study.json.
+    """Run the missing experiments, then write designs.csv, .png and .json.
 
     Raises ConfigError for an explainer of another kind than `features`.
     """
@@ -21,8 +21,8 @@ def run(ctx: Context, out: Path, steps: int = 150, images: int = 100) -> None:
     if not isinstance(explainer, FeaturesConfig):
         raise ConfigError(f"explainer.kind = {explainer.kind}: this study varies the parts of `features`")
     chosen = [one for one in settings(explainer, steps) if not one.varied or not one.is_default(ctx.params)]
-    run_settings(ctx, out, chosen, images)
-    atomic_json(out / "study.json", facts(ctx) | {"steps": steps, "images": images})
+    run_settings(ctx, out, "designs", chosen, images)
+    atomic_json(out / "designs.json", facts(ctx) | {"steps": steps, "images": images})
     ctx.say(f"wrote the study to {out}; `dvc exp show` and the MLflow UI list its experiments")
 
 

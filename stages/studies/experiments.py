@@ -51,8 +51,8 @@ class Setting:
         return all(value == raw[name.split(".")[0]][name.split(".")[1]] for name, value in self.varied.items())
 
 
-def run_settings(ctx: Context, out: Path, settings: list[Setting], images: int) -> None:
-    """Run the missing experiments, then write settings.csv and settings.png."""
+def run_settings(ctx: Context, out: Path, study: str, settings: list[Setting], images: int) -> None:
+    """Run the missing experiments, then write STUDY.csv and STUDY.png."""
     out.mkdir(parents=True, exist_ok=True)
     known = existing(ctx.paths.root)
     with ctx.bar() as bar:
@@ -64,8 +64,8 @@ def run_settings(ctx: Context, out: Path, settings: list[Setting], images: int) 
                 known.add(setting.experiment)
             bar.advance(task)
     table = collect(ctx, settings)
-    save_csv(table, out / "settings.csv")
-    save_figure(to_png(settings_figure(table)), out / "settings.png")
+    save_csv(table, out / f"{study}.csv")
+    save_figure(to_png(settings_figure(table)), out / f"{study}.png")
 
 
 def existing(root: Path) -> set[str]:

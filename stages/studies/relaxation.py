@@ -74,9 +74,9 @@ def settings() -> list[Setting]:
     ]
 
 
-def run(ctx: Context, out: Path, images: int = 100) -> None:
+def run(ctx: Context, out: Path, chosen: list[Setting] | None = None, images: int = 100) -> None:
     """Run the missing experiments, then write tables and figures."""
-    run_settings(ctx, out, settings(), images)
+    run_settings(ctx, out, "relaxation", settings() if chosen is None else chosen, images)
     ctx.use_all_cores()
     with ctx.console.status("correlation over temperature"):
         by_tau = pd.DataFrame(correlation_by_tau(ctx))
@@ -85,7 +85,7 @@ def run(ctx: Context, out: Path, images: int = 100) -> None:
     save_csv(by_tau, out / "correlation-by-tau.csv")
     save_csv(annealing, out / "correlation-along-training.csv")
     save_figure(to_png(correlation_figure(by_tau, annealing)), out / "correlation.png")
-    atomic_json(out / "study.json", facts(ctx) | {"steps": STEPS, "batch_size": BATCH, "images": images})
+    atomic_json(out / "relaxation.json", facts(ctx) | {"steps": STEPS, "batch_size": BATCH, "images": images})
     ctx.say(f"wrote the study to {out}; `dvc exp show` and the MLflow UI list its experiments")
 
 

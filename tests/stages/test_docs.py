@@ -63,14 +63,14 @@ def test_table_of_evaluation_speed_is_the_committed_one():
     ("family", "words"), [("relaxation", "all eight lie within {}"), ("temperature", "all six schedules are within {}")]
 )
 def test_spread_within_a_family_of_the_study(family, words):
-    table = pd.read_csv(RESULTS / "study/settings.csv")
+    table = pd.read_csv(RESULTS / "study/relaxation.csv")
     srg = table[table.family == family].srg
     page = " ".join((ROOT / "docs/study-relaxation.md").read_text().split())
     assert words.format(decimals(srg.max() - srg.min())) in page
 
 
 def test_losses_in_the_study_are_the_tables():
-    table = pd.read_csv(RESULTS / "study/settings.csv").set_index(["family", "setting"])
+    table = pd.read_csv(RESULTS / "study/relaxation.csv").set_index(["family", "setting"])
     fixed = table.loc[("fractions", "fixed grid of 16")]
     page = " ".join((ROOT / "docs/study-relaxation.md").read_text().split())
     interval = f"{decimals(-fixed.difference)} [{decimals(-fixed.difference_high)}, {decimals(-fixed.difference_low)}]"
