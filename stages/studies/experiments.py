@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +52,8 @@ class Setting:
 
 
 def run_settings(ctx: Context, out: Path, study: str, settings: list[Setting], images: int) -> None:
-    """Run the missing experiments, then write STUDY.csv and STUDY.png."""
+    """Run the missing experiments, evaluated on this many images, then write STUDY.csv and STUDY.png."""
+    settings = [replace(setting, also={**setting.also, "evaluate.images": images}) for setting in settings]
     out.mkdir(parents=True, exist_ok=True)
     known = existing(ctx.paths.root)
     with ctx.bar() as bar:
@@ -60,7 +61,7 @@ def run_settings(ctx: Context, out: Path, study: str, settings: list[Setting], i
         for setting in settings:
             bar.update(task, description=setting.name[:12])
             if setting.experiment not in known:
-                experiment(ctx.paths.root, setting, images)
+                experiment(ctx.paths.root, setting)
                 known.add(setting.experiment)
             bar.advance(task)
     table = collect(ctx, settings)
@@ -72,15 +73,14 @@ def existing(root: Path) -> set[str]:
     return set(_dvc(root, "exp", "list", "--name-only").split())
 
 
-def experiment(root: Path, setting: Setting, images: int) -> None:
+def experiment(root: Path, setting: Setting) -> None:
     """One experiment up to `evaluate`, in a temporary copy of the checkout.
 
     Raises ResourceError with the end of DVC's output when it fails.
     """
     base: dict[str, object] = {
-        "refine.steps": 0, "evaluate.images": images, "evaluate.methods": ["centre"], "evaluate.measures": [],
-        "evaluate.slow.methods": [], "evaluate.checks.methods": [], "evaluate.gallery": 1,
-        "resources.workers": 0, "resources.threads": 1,
+        "refine.steps": 0, "evaluate.methods": ["centre"], "evaluate.measures": [], "evaluate.slow.methods": [],
+        "evaluate.checks.methods": [], "evaluate.gallery": 1, "resources.workers": 0, "resources.threads": 1,
     }  # fmt: skip
     changes = [f"{name}={json.dumps(value)}" for name, value in (base | setting.changes).items()]
     flags = [part for change in changes for part in ("--set-param", change)]

@@ -101,4 +101,18 @@ def test_results_are_intervals_and_paired_differences_from_the_default(ctx, monk
 
 def test_a_failed_experiment_shows_the_end_of_its_output(ctx):
     with pytest.raises(ResourceError, match=r"dvc exp run failed; the same command continues\n"):
-        experiments.experiment(ctx.paths.root, relaxation.settings()[0], 5)
+        experiments.experiment(ctx.paths.root, relaxation.settings()[0])
+
+
+def test_an_experiment_is_run_once_for_each_number_of_images(ctx, monkeypatch):
+    listed, scored = set(), []
+    monkeypatch.setattr(experiments, "existing", lambda root: set(listed))
+    monkeypatch.setattr(experiments, "experiment", lambda root, setting: listed.add(setting.experiment))
+    monkeypatch.setattr(experiments, "collect", lambda ctx, settings: scored.append(settings) or pd.DataFrame())
+    monkeypatch.setattr(experiments, "settings_figure", lambda table: None)
+    monkeypatch.setattr(experiments, "to_png", lambda figure: b"")
+    for images, count in ((5, 1), (5, 1), (6, 2)):
+        experiments.run_settings(ctx, ctx.paths.root, "any", relaxation.settings()[:1], images)
+        assert len(listed) == count
+        assert scored[-1][0].experiment in listed
+        assert scored[-1][0].changes["evaluate.images"] == images
