@@ -4,6 +4,7 @@ They ask a method for new maps, of mosaics, of shifted images, of a target with 
 what scoring costs: they run on few images and for the methods that are named. One row per measured map:
 
     grid_NxN          image: number of the mosaic; detail: the cell's class; value: energy in the cell (chance 1 / N^2)
+    grid_NxN_rank     the same, value: rank accuracy, the share of the map's HW / N^2 highest pixels in the cell
     grid_NxN_hit      the same, value: 1 where the map's maximum lies in the cell
     max_sensitivity   value: relative change of the map
     spearman, ssim    detail: the last randomised group of the cascade; value: likeness to the intact target's map
@@ -26,6 +27,7 @@ from aha_core.metrics import (
     alone,
     cell_energy,
     cell_hit,
+    cell_rank_accuracy,
     choose_cells,
     max_sensitivity,
     model_randomisation,
@@ -126,7 +128,11 @@ def _grid(
         wanted = made.classes[mosaic, cell]
         maps = method.attribute(made.images[mosaic], wanted)
         seeds = [seed * 1_000_003 + number for number in mosaic.tolist()]  # a mosaic's ties fall alike for all classes
-        scores = {"": cell_energy(maps, cell, side), "_hit": cell_hit(maps, cell, side, seeds).double()}
+        scores = {
+            "": cell_energy(maps, cell, side),
+            "_rank": cell_rank_accuracy(maps, cell, side, seeds),
+            "_hit": cell_hit(maps, cell, side, seeds).double(),
+        }
         for kind, values in scores.items():
             for number, label, value in zip(mosaic.tolist(), wanted.tolist(), values.tolist(), strict=True):
                 yield {"check": f"grid_{side}x{side}{kind}", "image": number, "detail": str(label), "value": value}

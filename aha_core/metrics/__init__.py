@@ -19,7 +19,16 @@ from aha_core.metrics.curves import (
     deletion_insertion,
     endpoint_scores,
 )
-from aha_core.metrics.grid_pointing import Mosaics, alone, cell_energy, cell_hit, choose_cells, mosaics, shrink
+from aha_core.metrics.grid_pointing import (
+    Mosaics,
+    alone,
+    cell_energy,
+    cell_hit,
+    cell_rank_accuracy,
+    choose_cells,
+    mosaics,
+    shrink,
+)
 from aha_core.metrics.imputation import impute
 from aha_core.metrics.localisation import area_share, energy_in_mask, pointing_hit, rank_accuracy
 from aha_core.metrics.mas import MagnitudeAligned, magnitude_aligned
@@ -55,6 +64,7 @@ __all__ = [
     "box_masks",
     "cell_energy",
     "cell_hit",
+    "cell_rank_accuracy",
     "choose_cells",
     "curve_fractions",
     "deletion_effects",

@@ -3,10 +3,13 @@
 An n x n mosaic holds confidently classified images of n^2 different classes. A map that explains the class of one
 cell should put its mass there:
 
-    energy = share of the map's positive part in the cell = `energy_in_mask`(map, cell);  1 / n^2 by chance
-    hit    = whether the map's maximum lies in the cell = `pointing_hit`(map, cell);  1 / n^2 by chance
+    energy = share of the map's positive part in the cell = `energy_in_mask`(map, cell)
+    rank   = share of the map's HW / n^2 highest pixels that lie in the cell = `rank_accuracy`(map, cell)
+    hit    = whether the map's maximum lies in the cell = `pointing_hit`(map, cell)
 
-The paper's score is the energy. The hit depends on the order alone, like deletion and insertion.
+each 1 / n^2 by chance. The paper's score is the energy, which depends on where a map has its zero: of a map of Gaussian
+values around zero with exactly the cell on top, phi(.674) / phi(0) = .80 lies there for n = 2. Rank and hit depend on
+the order alone, like deletion and insertion.
 
 Mosaics have the target's input size, so that transformers with a fixed size can play: each image shrinks to size / n.
 Shrunk images are recognised less well, and a class that the target does not see has no place in its map. So confidence
@@ -24,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aha_core.errors import DataError
-from aha_core.metrics.localisation import energy_in_mask, pointing_hit
+from aha_core.metrics.localisation import energy_in_mask, pointing_hit, rank_accuracy
 
 CONFIDENT = 0.5  # probability of the class of an image alone at the size of a cell
 
@@ -109,13 +112,22 @@ def cell_masks(side: int, size: tuple[int, int]) -> Bool[Tensor, "K 1 H W"]:
 
 def cell_energy(maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int) -> Float[Tensor, "B"]:
     """Share of each map's positive part in its cell; 1 / n^2 for a map without one."""
-    masks = cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)
-    return energy_in_mask(maps, masks[cells])
+    return energy_in_mask(maps, _masks_of(maps, cells, side))
+
+
+def cell_rank_accuracy(
+    maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int, seeds: Sequence[int]
+) -> Float[Tensor, "B"]:
+    """Share of each map's highest pixels, as many as a cell has, in its cell; ties fall as in `removal_order`."""
+    return rank_accuracy(maps, _masks_of(maps, cells, side), seeds)
 
 
 def cell_hit(
     maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int, seeds: Sequence[int]
 ) -> Bool[Tensor, "B"]:
     """Whether each map's maximum lies in its cell; ties fall as in `removal_order` with the same seeds."""
-    masks = cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)
-    return pointing_hit(maps, masks[cells], seeds)
+    return pointing_hit(maps, _masks_of(maps, cells, side), seeds)
+
+
+def _masks_of(maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int) -> Bool[Tensor, "B 1 H W"]:
+    return cell_masks(side, (maps.shape[-2], maps.shape[-1])).to(maps.device)[cells]

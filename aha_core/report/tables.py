@@ -114,7 +114,7 @@ def _checks(summary: Mapping[str, Any]) -> ReportTable:
 
 
 def _grid_name(check: str) -> str:
-    """grid_2x2: Grid pointing 2 × 2 ↑; grid_2x2_hit: with the hits."""
+    """grid_2x2: Grid pointing 2 × 2 ↑; grid_2x2_rank, grid_2x2_hit: with that word."""
     return check.replace("grid_", "Grid pointing ").replace("x", " × ").replace("_", " ") + " ↑"
 
 

@@ -32,8 +32,8 @@ def test_a_map_that_is_not_finite_is_refused():
         Finite(Red(), batch_size=2, device="cpu").attribute(torch.full((3, 3, 4, 4), torch.inf))
 
 
-def test_grid_rows_hold_energy_and_hit_of_every_cell(monkeypatch):
-    """Cells of brightness .2 .. .8: the brightest is pointed at whatever the class, and has the most energy.
+def test_grid_rows_hold_energy_rank_and_hit_of_every_cell(monkeypatch):
+    """Cells of brightness .2 .. .8: the brightest is on top whatever the class, and has the most energy.
 
     A fifth image, which the target does not recognise at that size, does not play.
     """
@@ -43,8 +43,9 @@ def test_grid_rows_hold_energy_and_hit_of_every_cell(monkeypatch):
     images = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]).view(5, 1, 1, 1).expand(5, 3, 32, 32)
     rows = list(_grid(Red(), target, images, torch.arange(5), 2, 9, 3, 0))
     energy = {row["detail"]: row["value"] for row in rows if row["check"] == "grid_2x2"}
-    hits = {row["detail"]: row["value"] for row in rows if row["check"] == "grid_2x2_hit"}
-    assert hits == {"0": 0, "1": 0, "2": 0, "3": 1}
+    for order in ("rank", "hit"):
+        found = {row["detail"]: row["value"] for row in rows if row["check"] == f"grid_2x2_{order}"}
+        assert found == {"0": 0, "1": 0, "2": 0, "3": 1}
     for label, level in enumerate((0.2, 0.4, 0.6, 0.8)):  # the map is the red channel plus the class
         assert energy[str(label)] == pytest.approx((level + label) / (2 + 4 * label), abs=1e-4)
-    assert {row["image"] for row in rows} == {0} and len(rows) == 8
+    assert {row["image"] for row in rows} == {0} and len(rows) == 12

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aha_core.errors import DataError
-from aha_core.metrics import alone, cell_energy, cell_hit, choose_cells, mosaics, shrink
+from aha_core.metrics import alone, cell_energy, cell_hit, cell_rank_accuracy, choose_cells, mosaics, shrink
 from aha_core.metrics.grid_pointing import cell_masks
 
 
@@ -46,6 +46,18 @@ def test_the_maximum_in_the_right_cell():
     assert cell_hit(maps[[0, 0]], torch.tensor([1, 3]), 2, [0, 1]).tolist() == [True, False]
     flat = cell_hit(maps[[1] * 400], torch.zeros(400, dtype=torch.long), 2, range(400))  # ties fall by chance
     assert 0.15 < flat.double().mean().item() < 0.35
+
+
+def test_a_perfect_order_with_its_zero_at_the_mean_keeps_a_fifth_of_its_energy_outside():
+    values = torch.randn(100 * 100, generator=torch.Generator().manual_seed(0)).sort(descending=True).values
+    blocks = values.view(2, 2, 50, 50)  # cells 0 to 3, the quarter of the highest values first
+    maps = blocks.permute(0, 2, 1, 3).reshape(1, 1, 100, 100)
+    cells = torch.tensor([0])
+    assert cell_energy(maps, cells, 2).item() == pytest.approx(0.797, abs=0.01)
+    assert cell_rank_accuracy(maps, cells, 2, [0]).item() == 1
+    assert cell_rank_accuracy(-maps, torch.tensor([3]), 2, [0]).item() == 1
+    assert cell_rank_accuracy(maps, torch.tensor([1]), 2, [0]).item() == 0
+    assert cell_hit(maps, cells, 2, [0]).item()
 
 
 class TestChoice:
