@@ -3,7 +3,7 @@
     saliency      max_channel |ds_c / dx|                                (Simonyan et al., 2014; captum `Saliency`)
     smoothgrad    max_channel mean_n |ds_c / dx (x + e_n)|, e_n ~ N(0, s^2)             (Smilkov et al., 2017)
     input_x_gradient   sum_channel |x ds_c / dx|           (Shrikumar et al., 2016; captum `InputXGradient`)
-    gradient_shap      sum_channel |mean_n (x - r) ds_c / dx (r + a_n (x + e_n - r))|, a_n ~ U(0, 1)
+    gradient_shap      sum_channel |mean_n (x + e_n - r) ds_c / dx (r + a_n (x + e_n - r))|, a_n ~ U(0, 1)
                                                            (Lundberg & Lee, 2017; Erion et al., 2021)
 
 with the reference r, 25 samples each, s = 0.15 of the image's range for SmoothGrad, in the middle of what its paper
@@ -81,12 +81,13 @@ class GradientShap(Saliency):
         noise = torch.randn((SAMPLES, *image.shape), generator=generator).to(image)
         places = torch.rand((SAMPLES, 1, 1, 1), generator=generator).to(image)
         noisy = image + SHAP_NOISE * (image.max() - image.min()) * noise
-        points = reference + places * (noisy - reference)
+        steps = noisy - reference
         total = torch.zeros_like(image)
-        for part in points.split(self.settings.batch_size):
-            gradient = self.method.attribute(part.detach().requires_grad_(), target=label.expand(len(part)), abs=False)
-            total += gradient.sum(dim=0)
-        return (image - reference) * total / SAMPLES
+        for step, place in zip(*(each.split(self.settings.batch_size) for each in (steps, places)), strict=True):
+            points = (reference + place * step).detach().requires_grad_()
+            gradient = self.method.attribute(points, target=label.expand(len(points)), abs=False)
+            total += (step * gradient).sum(dim=0)
+        return total / SAMPLES
 
 
 SPECS = (

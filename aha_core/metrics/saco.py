@@ -1,8 +1,9 @@
 """SaCo: salience-guided faithfulness coefficient (Wu et al., "On the Faithfulness of Vision Transformer Explanations",
 CVPR 2024, algorithm 1).
 
-The pixels, most important first, are cut into K groups of (nearly) equal size. With s_i the sum of the map over group
-i and d_i = score(x) - score(x with group i replaced by the reference):
+The pixels, most important first, are cut into K groups of (nearly) equal size. With s_i the mean of the map over group
+i (the paper has the sum: the same F where K divides the pixels) and d_i = score(x) - score(x with group i replaced by the
+reference):
 
     F = sum_{i<j} g_ij (s_i - s_j) / sum_{i<j} |s_i - s_j|,    g_ij = 1 where d_i >= d_j, else -1
 
@@ -46,8 +47,10 @@ def saco(
     edges = torch.linspace(0, pixels, groups + 1, dtype=torch.float64).round().long()
     group_of_rank = torch.repeat_interleave(torch.arange(groups), edges.diff()).to(images.device)
     group = group_of_rank[ranks_of(orders.to(images.device))]
+    values = maps.detach().flatten(1).double()
+    values = values - values.amin(dim=1, keepdim=True)  # groups of equal values differ by exactly nothing
     salience = torch.zeros(len(maps), groups, dtype=torch.float64, device=images.device)
-    salience.scatter_add_(1, group, maps.detach().flatten(1).double())
+    salience = salience.scatter_add_(1, group, values) / edges.diff().to(images.device)
     drop = image_scores.double()[:, None] - _without_group(
         score_fn, images, group, classes, reference, groups, batch_size
     )

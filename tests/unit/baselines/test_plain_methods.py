@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aha_core.baselines import make_baseline
+from aha_core.baselines.base import image_generator
+from aha_core.baselines.gradients import SAMPLES, SHAP_NOISE
 from aha_core.baselines.rise import random_masks
 from aha_core.metrics import removal_order
 from aha_core.targets import Target
@@ -70,15 +72,33 @@ def test_gradients_of_a_linear_model(settings):
     torch.testing.assert_close(smooth, weight.abs().amax(dim=1, keepdim=True))
     integrated = make_baseline("integrated_gradients", target, settings).attribute(images, classes)
     torch.testing.assert_close(integrated, (weight * images).abs().sum(dim=1, keepdim=True))
-    for name in ("input_x_gradient", "gradient_shap"):
-        product = make_baseline(name, target, settings).attribute(images, classes)
-        torch.testing.assert_close(product, (weight * images).abs().sum(dim=1, keepdim=True))
+    product = make_baseline("input_x_gradient", target, settings).attribute(images, classes)
+    torch.testing.assert_close(product, (weight * images).abs().sum(dim=1, keepdim=True))
 
 
 def test_integrated_gradients_use_the_reference(vit, images, settings):
     same = replace(settings, reference=lambda x: x.clone())
-    for name in ("integrated_gradients", "gradient_shap"):
-        assert make_baseline(name, vit, same).attribute(images).abs().max() == 0
+    assert make_baseline("integrated_gradients", vit, same).attribute(images).abs().max() == 0
+
+
+def test_gradient_shap_agrees_with_captum_on_the_same_draws(vit, images, settings, monkeypatch):
+    from captum.attr import GradientShap
+
+    image, reference = images[:1], torch.full_like(images[:1], 0.3)
+    ours = make_baseline("gradient_shap", vit, replace(settings, reference=lambda x: reference)).attribute(
+        image, torch.tensor([2])
+    )
+    generator = image_generator(image[0], settings.seed)
+    noise = torch.randn((SAMPLES, *image.shape[1:]), generator=generator)
+    places = torch.rand((SAMPLES, 1, 1, 1), generator=generator)
+    deviation = SHAP_NOISE * (image.max() - image.min()).item()
+    drawn = []
+    monkeypatch.setattr(torch, "normal", lambda mean, std: drawn.append("noise") or mean + std * noise)
+    monkeypatch.setattr("numpy.random.uniform", lambda *_: drawn.append("places") or places.flatten().numpy())
+    theirs = GradientShap(vit).attribute(image, reference, n_samples=SAMPLES, stdevs=deviation, target=2)
+    assert drawn == ["noise", "places"]
+    expected = theirs.abs().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(ours / expected.max(), expected.float() / expected.max(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", ["vit", "resnet"])

@@ -89,6 +89,18 @@ class TestSaco:
         assert self.run(-self.image) == pytest.approx(-1.0)  # negative control
         assert self.run(torch.ones(1, 1, 2, 2)) == 0.0
 
+    @pytest.mark.parametrize("value", [0.1, -3.3e7])
+    def test_a_constant_map_claims_nothing_where_groups_differ_in_size(self, value):
+        image = torch.rand(1, 1, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        assert self.run(torch.full((1, 1, 7, 9), value), groups=10, image=image) == 0.0
+
+    def test_a_group_counts_by_its_mean(self):
+        image = torch.tensor([[[[0.3, 0.2, 0.4]]]], dtype=torch.float64)
+        # groups {5, 4} and {3}, drops .5 and .4: by sums and by means the first claims more
+        assert self.run(torch.tensor([[[[5.0, 4.0, 3.0]]]]), groups=2, image=image) == pytest.approx(1.0)
+        # {5, -1} and {-3} likewise, {-3, -4} and {-5}: by sums the second would claim more
+        assert self.run(torch.tensor([[[[-3.0, -4.0, -5.0]]]]), groups=2, image=image) == pytest.approx(1.0)
+
     def test_groups_are_consecutive_ranks(self):
         # two groups {4, 3} and {2, 1}: drops .5 and .5: not smaller, so the whole weight is positive
         assert self.run(pixels(4, 3, 2, 1), groups=2) == pytest.approx(1.0)
