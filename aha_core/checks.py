@@ -7,6 +7,7 @@ what scoring costs: they run on few images and for the methods that are named. O
     grid_NxN_rank     the same, value: rank accuracy, the share of the map's HW / N^2 highest pixels in the cell
     grid_NxN_hit      the same, value: 1 where the map's maximum lies in the cell
     max_sensitivity   value: relative change of the map
+    skipped           detail: why a grid pointing game was not played
     spearman, ssim    detail: the last randomised group of the cascade; value: likeness to the intact target's map
 """
 
@@ -112,7 +113,7 @@ def _grid(
     batch_size: int,
     seed: int,
 ) -> Iterator[Row]:
-    """The grid pointing game; no rows where too few images are recognised or the grid does not divide them."""
+    """The grid pointing game; where too few images are recognised, the reason."""
     try:
         single = alone(images, side, target.mean)
         with torch.no_grad():
@@ -120,7 +121,8 @@ def _grid(
         confidences = found.gather(1, classes[:, None])[:, 0]
         cells = choose_cells(classes.tolist(), confidences.tolist(), side, count, seed)
         made = mosaics(images, classes, cells, side)
-    except DataError:
+    except DataError as error:
+        yield {"check": "skipped", "image": -1, "detail": f"{side} x {side}: {error}", "value": 0.0}
         return
     jobs = [(mosaic, cell) for mosaic in range(len(made.images)) for cell in range(side * side)]
     for start in range(0, len(jobs), batch_size):

@@ -59,6 +59,12 @@ class Scene:
     batch_size: int
     void: Bool[Tensor, "B 1 H W"] | None = None
 
+    @cached_property
+    def intact(self) -> Float[Tensor, "B Y"]:
+        """Scores of the unperturbed images: one pass, shared by all references and methods."""
+        with torch.no_grad():
+            return torch.cat([self.score_fn(part) for part in self.images.split(self.batch_size)])
+
     @property
     def with_object(self) -> list[int]:
         """Places of the images with a mask that is not empty."""
@@ -75,7 +81,8 @@ class Removal:
     @cached_property
     def ends(self) -> Endpoints:
         scene = self.scene
-        return endpoint_scores(scene.score_fn, scene.images, scene.classes, self.reference, scene.batch_size)
+        known = scene.intact.gather(1, scene.classes[:, None]).squeeze(1)
+        return endpoint_scores(scene.score_fn, scene.images, scene.classes, self.reference, scene.batch_size, known)
 
     @cached_property
     def effects(self) -> Float[Tensor, "B N"]:
@@ -113,7 +120,9 @@ def _single_deletion(removal: Removal, ranked: Ranked, curves: Curves, counts: T
 
 
 def _pos_neg(scene: Scene, ranked: Ranked) -> Columns:
-    result = perturbation_accuracy(scene.score_fn, scene.images, ranked.orders, scene.labels, scene.batch_size)
+    result = perturbation_accuracy(
+        scene.score_fn, scene.images, ranked.orders, scene.labels, scene.batch_size, scene.intact.argmax(dim=1)
+    )
     return {"pos": result.positive, "neg": result.negative}
 
 

@@ -103,10 +103,16 @@ def is_baseline(method: str) -> bool:
 
 
 def srg_table(rows: pd.DataFrame, role: str) -> pd.DataFrame:
-    """SRG (mean over references) of the images that every compared method has: index image, one column per method."""
+    """SRG (mean over references) of the images that every compared method has: index image, one column per method.
+
+    While no image is common to all, the method with the fewest is left out.
+    """
     images = per_image(rows, role)["srg"].unstack("method")
     methods = compared_methods(dict.fromkeys(rows["method"]))
-    return images[[method for method in methods if method in images]].dropna()
+    table = images[[method for method in methods if method in images]]
+    while table.dropna().empty:
+        table = table.drop(columns=table.notna().sum().idxmin())
+    return table.dropna()
 
 
 def summarise_ranks(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
@@ -151,12 +157,12 @@ def summarise_localisation(rows: pd.DataFrame, resamples: int, seed: int) -> dic
 
 
 def summarise_checks(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Method to check to its mean with 95 % interval; of the cascade, one entry per randomised group."""
+    """Method to check to its mean with 95 % interval, of the cascade one per randomised group; the words of others."""
     table: dict[str, Any] = {}
     for (method, check), own in rows.groupby(["method", "check"], sort=False):
         entry = table.setdefault(str(method), {})
-        if check == "failed":
-            entry["failed"] = own["detail"].iloc[0]
+        if check in ("failed", "skipped"):
+            entry[str(check)] = "; ".join(own["detail"])
         elif check in ("spearman", "ssim"):
             groups = own.groupby("detail", sort=False)["value"]
             entry[check] = {str(group): _interval(values, resamples, seed) for group, values in groups}

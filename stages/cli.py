@@ -186,9 +186,12 @@ def export(
 @app.command(rich_help_panel="Use")
 def score(
     maps: Annotated[Path, typer.Option("--maps", help="Folder with manifest.csv and the maps (npy, npz, png).")],
-    method_name: Annotated[str, typer.Option("--method-name", help="Name of the method in the tables.")],
+    method_name: Annotated[
+        str, typer.Option("--method-name", help="Name of the method in the tables: letters, digits, _ - and .")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the results; default outputs/scored/NAME.")
+        Path | None,
+        typer.Option("--out", help="Folder of the results, new or of an earlier run; default outputs/scored/NAME."),
     ] = None,
     params: ParamsFile = None,
     device: Device = None,

@@ -81,6 +81,13 @@ class Context:
 
         torch.set_num_threads(self.cores)
 
+    @property
+    def scoring_threads(self) -> int:
+        """Threads of a process that scores. They do not follow from the number of workers, since the rounding of sums
+        depends on them: one on the CPU, where more workers are the way to use more cores.
+        """
+        return self.params.resources.threads or (1 if self.device == "cpu" else usable_cores())
+
     def progress(self, iterable: Iterable[T], total: int, description: str) -> Iterator[T]:
         """Yield the items behind a bar with rate and time left; silent when the output is not a terminal."""
         with self.bar() as bar:

@@ -47,7 +47,7 @@ POOL = 4  # images per cell of the mosaics, of which the most confident ones are
 
 
 def run(ctx: Context) -> None:
-    ctx.use_all_cores()
+    torch.set_num_threads(ctx.scoring_threads)
     target = Target.load(ctx.paths.target).to(ctx.device)
     tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
     methods, left_out = scored_methods(ctx, target)
@@ -77,7 +77,7 @@ def planned(ctx: Context, steps: int, methods: Iterable[str], count: int) -> Pla
     """What is scored on each chunk: AHA after 0 .. steps refinement steps, and methods, slow ones on the first only."""
     own, slow = [f"{OURS}{step}" for step in range(steps + 1)], ctx.params.evaluate.slow
     return {
-        start: own + [name for name in methods if start < slow.images or name not in slow.methods]
+        start: own + [name for name in methods if name not in own and (start < slow.images or name not in slow.methods)]
         for start in chunk_starts(ctx, count)
     }
 
@@ -90,10 +90,11 @@ def on_workers(ctx: Context, store: PartStore, plan: Plan, to_check: list[str]) 
     workers = min(ctx.workers, max(len(unfinished), len(unchecked)))
     if not workers:
         return
-    work = partial(share, ctx.paths.root, ctx.params, ctx.device, ctx.threads, plan, to_check, store)
+    threads = ctx.scoring_threads
+    work = partial(share, ctx.paths.root, ctx.params, ctx.device, threads, plan, to_check, store)
     with ctx.bar() as bar:
         task = bar.add_task(f"{workers} workers", total=len(roles) * sum(map(len, plan.values())))
-        launch.spread(work, workers, ctx.device, ctx.threads, lambda: bar.update(task, completed=store.count_parts()))
+        launch.spread(work, workers, ctx.device, threads, lambda: bar.update(task, completed=store.count_parts()))
 
 
 def share(
@@ -134,13 +135,14 @@ def score(
                 for name in names:
                     bar.update(task, description=name[:12])
                     if not store.has(role, start, name):
-                        with measured(target) as cost, autocast(torch.device(ctx.device), precision_of(ctx, name)):
-                            if name in methods:
+                        facts = {}
+                        if name in methods:
+                            with measured(target) as cost, autocast(torch.device(ctx.device), precision_of(ctx, name)):
                                 attempt = attempt_maps(methods[name].attribute, batch.x, classes)
-                            else:
-                                own = refined[start : start + len(classes), step_of(name)]
-                                attempt = attempt_maps(stored(own), batch.x, classes)
-                        facts = vars(cost) | {"maps": len(classes)} if name in methods else {}
+                            facts = vars(cost) | {"maps": len(classes)}
+                        if name.startswith(OURS):  # scored is what `refine` kept
+                            own = refined[start : start + len(classes), step_of(name)]
+                            attempt = attempt_maps(stored(own), batch.x, classes)
                         keep = max(params.evaluate.gallery - start, 0)
                         store.save(start, evaluator.score(name, attempt, keep, facts))
                     bar.advance(task)
@@ -227,12 +229,14 @@ class HybridMaps:
 
 
 def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
-    """Hybrid maps and the configured methods that apply to this target, and why others do not: never scored as zero."""
+    """AHA in one pass and hybrid, the configured methods that apply to this target, and why others do not: never scored
+    as zero.
+    """
     params = ctx.params
     explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
     size = target.image_size
     explainer.attribute(torch.zeros(1, 3, size, size), hybrid=True)  # measures its memory, by passes that no map needs
-    methods: dict[str, Attributor] = {HYBRID: HybridMaps(explainer)}
+    methods: dict[str, Attributor] = {f"{OURS}0": explainer, HYBRID: HybridMaps(explainer)}
     left_out = {}
     for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
         reason = refusal(name, target, baseline_settings(ctx))
@@ -240,8 +244,27 @@ def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor],
             ctx.say(f"{name} is left out: it {reason}")
             left_out[name] = reason
         else:
-            methods[name] = make_baseline(name, target, baseline_settings(ctx))
+            methods[name] = _built(name, target, ctx)
     return methods, left_out
+
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """A method that could not be built: it fails on every image with that error, and the others are scored."""
+
+    error: Exception
+
+    def attribute(
+        self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B 1 H W"]:
+        raise self.error
+
+
+def _built(name: str, target: Target, ctx: Context) -> Attributor:
+    try:
+        return make_baseline(name, target, baseline_settings(ctx))
+    except Exception as error:  # a method may raise anything; an interrupt is no Exception
+        return NotBuilt(error)
 
 
 def baseline_settings(ctx: Context) -> BaselineSettings:

@@ -1,7 +1,8 @@
 """Finished parts of an evaluation on disk: a killed `aha evaluate` continues where it stopped.
 
 One file per (class role, chunk of images, method), there whole or not at all, below `<state>/evaluation/<digest>`. The
-digest covers everything that a part depends on: target, data, refined maps, parameters, chunk size and code. Results
+digest covers everything that a part depends on: target, data, refined maps, parameters, chunk size, device, threads and
+code. Results
 are always put together from the files, in a fixed order, so an interrupted run and any number of processes give the
 same bytes. Parts with failures are computed again by the next run.
 """
@@ -94,6 +95,7 @@ def store_folder(ctx: Context) -> Path:
     settings = params.model_dump(mode="json", include={"seed", "perturbation", "evaluate"})
     settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in NOT_IN_A_PART}
     settings |= {"chunk": params.resources.batch_size, "hybrid": params.refine.precision}
+    settings |= {"device": ctx.device, "threads": ctx.scoring_threads}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]

@@ -28,6 +28,7 @@ from aha_core.summary import (
     summarise_ranks,
 )
 from stages.context import Context
+from stages.images import evaluated
 from stages.outputs import rebuild
 from stages.parts import PartStore, Plan
 from stages.tracking import Tracker
@@ -67,7 +68,9 @@ def write(
             save_table(table, out / f"{name}.parquet")
         arrays = {"/".join(key): np.concatenate(parts, axis=1) for key, parts in scores.curves.items()}
         save_arrays(arrays | {"fractions": scores.fractions}, out / "curves.npz")
-        save_arrays({key: np.concatenate(parts) for key, parts in scores.gallery.items()}, out / "gallery.npz")
+        places = np.array(evaluated(ctx, "test")[1][: config.gallery])
+        maps = {key: np.concatenate(parts) for key, parts in scores.gallery.items()}
+        save_arrays(maps | {"places": places}, out / "gallery.npz")
         facts = with_facts(rows[rows["role"] == role], tables.get("localisation"))
         sliced = [slice_scores(facts, column, config.bootstrap, seed) for column in config.slices if column in facts]
         if sliced:
@@ -126,13 +129,19 @@ def compose(ctx: Context, scores: Scores, tables: dict[str, pd.DataFrame]) -> di
 
 
 def check_failures(summary: dict[str, Any], bound: float) -> None:
-    """Raise AttributionError where a method failed on a larger share of its images than the bound."""
+    """Raise AttributionError where a method failed on a larger share of its images than the bound, or in a check."""
     for method, entry in summary.get("failures", {}).items():
         if entry["failed"] > bound * entry["of"]:
             raise AttributionError(
                 f"{method} gave no usable map for {entry['failed']} of {entry['of']} images, more than "
                 f"evaluate.max_failed = {bound:g} allows ({entry['example']}); all results are written; the same "
                 f"command tries the failed ones again, or drop {method} from evaluate.methods"
+            )
+    for method, entry in summary.get("checks", {}).items():
+        if "failed" in entry:
+            raise AttributionError(
+                f"the checks of {method} failed ({entry['failed']}); all results are written; the same command tries "
+                "them again, or drop the method from evaluate.checks.methods"
             )
 
 

@@ -1,8 +1,13 @@
-"""`aha score`: maps of another tool under the same contract, parameters and images as `evaluate`."""
+"""`aha score`: maps of another tool under the same contract, parameters and images as `evaluate`.
+
+The centre baseline is scored beside them on the same images and classes.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +15,49 @@ import numpy as np
 import pandas as pd
 import torch
 
+from aha_core.baselines import make_baseline
 from aha_core.class_names import class_index
 from aha_core.config import ClassRole
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import AttributionError
-from aha_core.evaluation import Attempt, ChunkEvaluator, Scores
+from aha_core.evaluation import Attempt, ChunkEvaluator, Scores, attempt_maps
 from aha_core.external import SHOWN, Entry, read_manifest, read_maps
 from aha_core.files import atomic_json
-from aha_core.metrics import curve_fractions, paired_difference
+from aha_core.metrics import curve_fractions, holm, paired_difference
 from aha_core.report.contract import contract_lines
 from aha_core.summary import (
     BY_REFERENCE,
     HYBRID,
-    LOCALISATION,
     OURS,
     REFERENCE_FREE,
     SCORES,
     headline,
     per_image,
     summarise_columns,
+    summarise_localisation,
 )
 from aha_core.targets import Target
 from stages.context import Context
+from stages.evaluate import baseline_settings
 from stages.images import load
 from stages.outputs import rebuild
 from stages.results import save_arrays, save_table
 
 ROLE: ClassRole = "predicted"  # what the rows are compared under; a class of the manifest may differ
+CENTRE = "centre"  # the baseline that is always scored, too
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # a method's: also a folder's
+SAME_PROBABILITY = 2e-2  # largest difference of an unperturbed probability that is rounding, not another target
 
 
 def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     """Score the folder's maps; writes tables, curves and summary.json into `out`. Returns the summary.
 
-    Raises AttributionError for unusable maps or names, before anything is scored.
+    Raises AttributionError for unusable maps, names or an unsuitable `out`, before anything is scored.
     """
-    ctx.use_all_cores()
-    if not method or method.startswith(OURS) or method == HYBRID:
-        raise AttributionError(f"--method-name {method!r} is reserved; choose another name")
+    check_name(method)
+    goal = result_folder(out, folder)
+    torch.set_num_threads(ctx.scoring_threads)
     target = Target.load(ctx.paths.target).to(ctx.device)
     dataset = PreparedImages(ctx.paths.data, "test")
     entries = read_manifest(folder)
@@ -57,6 +67,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     maps = read_maps(entries, (size, size))
     labels = label_map(dataset.class_names, target.num_classes)
     params = ctx.params
+    centre = make_baseline(CENTRE, target, baseline_settings(ctx))
     scores = Scores(curve_fractions(params.evaluate.points, size * size)[1].numpy())
     step = params.resources.batch_size
     for start in ctx.progress(range(0, len(entries), step), -(-len(entries) // step), method[:12]):
@@ -70,9 +81,10 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
             target, batch, ROLE, classes, params.evaluate, params.perturbation, step, params.seed
         )
         scores.add(evaluator.score(method, Attempt(maps[own].to(batch.x.device), {})))
+        scores.add(evaluator.score(CENTRE, attempt_maps(centre.attribute, batch.x, classes)))
     tables = scores.tables()
     summary = summarise(ctx, method, tables)
-    with rebuild(out) as fresh:
+    with rebuild(goal) as fresh:
         for name, table in tables.items():
             save_table(table, fresh / f"{name}.parquet")
         curves = {"/".join(key): np.concatenate(parts, axis=1) for key, parts in scores.curves.items()}
@@ -80,9 +92,47 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
         atomic_json(fresh / "summary.json", summary)
     srg = summary["scores"]["srg"]
     ctx.say(f"{method}: SRG {srg['mean']:.3f} [{srg['low']:.3f}, {srg['high']:.3f}] on {srg['n']} images -> {out}")
-    for ours, gap in summary["against"].items():
-        ctx.say(f"{ours} − {method}: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] on {gap['n']} images")
+    for other, gap in summary["against"].items():
+        ctx.say(f"{other} − {method}: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] on {gap['n']} images")
     return summary
+
+
+def check_name(method: str) -> None:
+    """Raise AttributionError for a name that is no plain name of a folder, or is taken by a method of ours."""
+    if not NAME.fullmatch(method):
+        raise AttributionError(
+            f"--method-name {method!r}: allowed are ASCII letters, digits, '_', '-' and '.', with no '.' in front"
+        )
+    if method.startswith(OURS) or method in (HYBRID, CENTRE):
+        raise AttributionError(f"--method-name {method!r} is reserved; choose another name")
+
+
+def result_folder(out: Path, maps: Path) -> Path:
+    """`out` without links: a new or empty folder, or one with an earlier result, which will be replaced.
+
+    Raises AttributionError where it has other content, is a file, or is, contains or lies in the folder of the maps.
+    """
+    goal, source = out.resolve(), maps.resolve()
+    if goal.is_relative_to(source) or source.is_relative_to(goal):
+        raise AttributionError(
+            f"--out {out} is, contains or lies in the folder of the maps ({maps}), and would be replaced; "
+            "choose a folder outside of it"
+        )
+    if goal.exists() and not (goal.is_dir() and (is_result(goal) or not any(goal.iterdir()))):
+        raise AttributionError(
+            f"--out {out} holds something else than a result of `aha score`, and would be replaced; "
+            "choose a new or empty folder"
+        )
+    return goal
+
+
+def is_result(folder: Path) -> bool:
+    """Whether the folder holds a summary that `aha score` wrote."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):  # ValueError: no JSON, or no text
+        return False
+    return isinstance(summary, dict) and {"method", "contract"} <= summary.keys()
 
 
 def image_places(dataset: PreparedImages, entries: list[Entry]) -> list[int]:
@@ -98,50 +148,81 @@ def image_places(dataset: PreparedImages, entries: list[Entry]) -> list[int]:
 
 
 def summarise(ctx: Context, method: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """Means with intervals, the contract, and paired differences to AHA where `evaluate` scored the same images."""
+    """Means with intervals, the contract, and paired differences to centre, and to AHA where it is comparable."""
     resamples, seed = ctx.params.evaluate.bootstrap, ctx.params.seed
     mine = per_image(tables["scores"], ROLE)
-    averaged = mine.reset_index()
+    columns = summarise_columns(mine.reset_index(), SCORES + BY_REFERENCE, resamples, seed)
     summary: dict[str, Any] = {
         "method": method,
-        "scores": summarise_columns(averaged, SCORES + BY_REFERENCE, resamples, seed)[method],
+        "scores": columns[method],
+        CENTRE: columns[CENTRE],
         "contract": list(contract_lines(ctx.params.evaluate, ctx.params.perturbation)),
-        "against": {},
     }
-    for name, columns in (("reference_free", REFERENCE_FREE), ("localisation", LOCALISATION)):
-        if name in tables:
-            summary[name] = summarise_columns(tables[name], columns, resamples, seed)[method]
-    rows = comparable(ctx, tables["scores"])
-    if rows is not None:
-        summary["against"] = against(rows, mine.loc[method]["srg"], resamples, seed)
+    if "reference_free" in tables:
+        summary["reference_free"] = summarise_columns(tables["reference_free"], REFERENCE_FREE, resamples, seed)[method]
+    if "localisation" in tables:
+        summary["localisation"] = summarise_localisation(tables["localisation"], resamples, seed)
+    others = srg_of_ours(comparable(ctx, tables["scores"])) | {CENTRE: mine.loc[CENTRE]["srg"]}
+    summary["against"] = against(others, mine.loc[method]["srg"], resamples, seed)
     return json.loads(json.dumps(summary))
 
 
 def comparable(ctx: Context, mine: pd.DataFrame) -> pd.DataFrame | None:
-    """Rows of `evaluate` for the same classes; None where it used other references or points, or did not run."""
+    """Rows of `evaluate` for the same images and classes; None where it did not run.
+
+    None, with a message why, also where it used other points, references or precision, another target (as far as the
+    probabilities of the unperturbed images tell), or none of these images with the same class.
+    """
     stored, curves = ctx.paths.evaluation / "scores.parquet", ctx.paths.evaluation / "curves.npz"
     if not (stored.is_file() and curves.is_file()):
         return None
-    rows = pd.read_parquet(stored)
+    rows, config = pd.read_parquet(stored), ctx.params.evaluate
     with np.load(curves, allow_pickle=False) as arrays:
-        same_points = len(arrays["fractions"]) == ctx.params.evaluate.points
-    if not same_points or set(rows["reference"]) != set(mine["reference"]):
-        ctx.say("outputs/evaluation has other references or points: no comparison; `aha evaluate` brings it up to date")
+        points = len(arrays["fractions"])
+    known = mine.drop_duplicates("index")[["image", "index", "class", "probability"]]
+    same = rows[rows["role"] == ROLE].merge(known, on=["image", "index", "class"], suffixes=("", "_here"))
+    gap = (same["probability"] - same["probability_here"]).abs().max()
+    precision = stored_precision(ctx)
+    if points != config.points or set(rows["reference"]) != set(mine["reference"]):
+        reason = "has other references or points"
+    elif precision not in (None, config.precision):
+        reason = f"was scored in {precision} instead of {config.precision}"
+    elif gap > SAME_PROBABILITY:
+        reason = f"belongs to another target (probabilities of the same images and classes differ by up to {gap:.2g})"
+    elif not len(same):
+        ctx.say("outputs/evaluation has none of these images with the same class: no comparison with AHA")
         return None
-    classes = mine.drop_duplicates("index").set_index("index")["class"]
-    return rows[(rows["role"] == ROLE) & (rows["class"] == rows["index"].map(classes))]
+    else:
+        return same
+    ctx.say(f"outputs/evaluation {reason}: no comparison with AHA; `aha evaluate` brings it up to date")
+    return None
 
 
-def against(rows: pd.DataFrame, mine: pd.Series, resamples: int, seed: int) -> dict[str, Any]:
-    """AHA's first and last step minus this method, paired over common images of the same class."""
-    if not len(rows) or f"{OURS}0" not in set(rows["method"]):
+def stored_precision(ctx: Context) -> str | None:
+    """What `evaluate` scored in; None where its summary is gone."""
+    file = ctx.paths.metrics / "evaluation.json"
+    if not file.is_file():
+        return None
+    return str(json.loads(file.read_text()).get("precision", {"type": "fp32"})["type"])
+
+
+def srg_of_ours(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
+    """AHA's first and last step to the SRG of each image; nothing without rows of AHA."""
+    if rows is None or f"{OURS}0" not in set(rows["method"]):
         return {}
-    others, found = per_image(rows, ROLE), {}
-    for ours in dict.fromkeys(headline(rows["method"].unique())):
-        theirs = others.loc[ours]["srg"]
+    images = per_image(rows, ROLE)
+    return {ours: images.loc[ours]["srg"] for ours in headline(rows["method"].unique())}
+
+
+def against(others: dict[str, pd.Series], mine: pd.Series, resamples: int, seed: int) -> dict[str, Any]:
+    """SRG of each other minus this method's, paired over common images; p values Holm-corrected over the others."""
+    results = {}
+    for other, theirs in others.items():
         common = theirs.index.intersection(mine.index)
-        result = paired_difference(theirs.loc[common], mine.loc[common], resamples, seed)
-        found[ours] = {
-            name: round(value, 4) if isinstance(value, float) else value for name, value in vars(result).items()
-        }
-    return found
+        results[other] = asdict(paired_difference(theirs.loc[common], mine.loc[common], resamples, seed))
+    corrected = holm([result.pop("p_value") for result in results.values()])
+    return {
+        other: {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
+        | {"p_holm": float(f"{p:.3g}")}
+        for (other, result), p in zip(results.items(), corrected, strict=True)
+    }

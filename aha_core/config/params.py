@@ -19,7 +19,9 @@ class ResourceConfig(Section):
 
     workers: Annotated[int, Field(ge=0)] = Field(description="Ray workers of training and evaluation; 0 = this process")
     device: Literal["auto", "cpu", "cuda"] = Field(description="where tensors live")
-    threads: Annotated[int, Field(ge=0)] = Field(description="threads per process; 0 = CPUs divided by workers")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        description="threads per process; 0 = CPUs divided by workers, for scoring on the CPU one"
+    )
     batch_size: Count = Field(description="images per forward pass outside training")
     memory_gb: Positive = Field(
         description="GiB for the activations of a micro-batch of masked passes, in each process (training, refinement)"

@@ -36,6 +36,7 @@ def perturbation_accuracy(
     orders: Int[Tensor, "B N"],
     labels: Int[Tensor, "B"],
     batch_size: int,
+    predicted: Int[Tensor, "B"] | None = None,
 ) -> PerturbationAccuracy:
     """POS and NEG of each image.
 
@@ -45,20 +46,24 @@ def perturbation_accuracy(
         orders: from `removal_order`.
         labels: the class whose prediction is counted (Chefer: the ground truth).
         batch_size: masked images per call of score_fn, cut across images and fractions alike.
+        predicted: argmax of the unperturbed images' scores; computed where None.
     """
     device, pixels = images.device, orders.shape[1]
     counts = torch.tensor([round(fraction * pixels) for fraction in FRACTIONS], device=device)
-    steps = torch.arange(len(FRACTIONS), device=device)
+    steps = torch.arange(1, len(FRACTIONS), device=device)  # nothing is removed at the first, whatever the direction
     jobs = torch.cartesian_prod(torch.arange(images.shape[0], device=device), steps, torch.arange(2, device=device))
     ranks = ranks_of(orders.to(device))
     correct = torch.zeros((2, images.shape[0], len(FRACTIONS)), dtype=torch.bool, device=device)
     with torch.no_grad():
+        if predicted is None:
+            predicted = torch.cat([score_fn(part).argmax(dim=1) for part in images.split(batch_size)])
+        correct[..., 0] = predicted == labels
         for job in jobs.split(batch_size):
             image, step, reverse = job.unbind(dim=1)
             rank = torch.where(reverse[:, None].bool(), pixels - 1 - ranks[image], ranks[image])
             keep = (rank >= counts[step, None]).unflatten(1, images.shape[-2:])
-            predicted = score_fn(images[image] * keep[:, None]).argmax(dim=1)
-            correct[reverse, image, step] = predicted == labels[image]
+            answer = score_fn(images[image] * keep[:, None]).argmax(dim=1)
+            correct[reverse, image, step] = answer == labels[image]
     true_fractions = counts.double() / pixels
     positive, negative = (100 * auc(one.double(), true_fractions) for one in correct)
     return PerturbationAccuracy(positive, negative, correct[0], correct[1])

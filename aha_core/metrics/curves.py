@@ -76,17 +76,25 @@ def endpoint_scores(
     classes: Int[Tensor, "B"],
     reference: Float[Tensor, "#B #C #H #W"],
     batch_size: int,
+    image_scores: Float[Tensor, "B"] | None = None,
 ) -> Endpoints:
-    """Scores of the images and of their references: computed once, shared by every method."""
-    scores = []
+    """Scores of the images and of their references: computed once, shared by every method.
+
+    Args:
+        image_scores: of the unperturbed images, where they are known; they are the same for all references.
+    """
+    if image_scores is None:
+        image_scores = class_scores(score_fn, images, classes, batch_size)
+    return Endpoints(image_scores, class_scores(score_fn, reference.expand_as(images), classes, batch_size))
+
+
+def class_scores(
+    score_fn: ScoreFunction, images: Float[Tensor, "B C H W"], classes: Int[Tensor, "B"], batch_size: int
+) -> Float[Tensor, "B"]:
+    """Each image's score of its class, `batch_size` images at a time."""
+    batches = zip(images.split(batch_size), classes.split(batch_size), strict=True)
     with torch.no_grad():
-        for stack in (images, reference.expand_as(images)):
-            parts = [
-                _class_scores(score_fn, x, c)
-                for x, c in zip(stack.split(batch_size), classes.split(batch_size), strict=True)
-            ]
-            scores.append(torch.cat(parts))
-    return Endpoints(image=scores[0], reference=scores[1])
+        return torch.cat([_class_scores(score_fn, x, c) for x, c in batches])
 
 
 def deletion_insertion(

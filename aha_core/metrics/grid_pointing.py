@@ -76,20 +76,22 @@ def choose_cells(
     return chosen
 
 
-def shrink(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 h w"]:
-    """Images at the size of a cell, antialiased. Raises DataError where n does not divide the image."""
-    height, width = images.shape[-2:]
-    if height % side or width % side:
-        raise DataError(f"{height} x {width} pixels do not divide into {side} x {side} cells; use another grid")
-    size = (height // side, width // side)
+def shrink(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
+    """Images at this height and width, antialiased."""
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
+def cell_edges(length: int, side: int) -> list[int]:
+    """Where the cells of one dimension begin, and its end: the sizes of cells differ by a pixel at most."""
+    return [-(-length * place // side) for place in range(side + 1)]
+
+
 def alone(images: Float[Tensor, "B 3 H W"], side: int, colour: Float[Tensor, "3 1 1"]) -> Float[Tensor, "B 3 H W"]:
-    """Each image at the size of a cell in the middle of one colour. Raises DataError as `shrink`."""
-    small = shrink(images, side)
-    canvas = colour.to(images).expand(len(images), -1, *images.shape[-2:]).clone()
-    top, left = ((full - own) // 2 for full, own in zip(images.shape[-2:], small.shape[-2:], strict=True))
+    """Each image at the size of a cell in the middle of one colour."""
+    height, width = images.shape[-2:]
+    small = shrink(images, (height // side, width // side))
+    canvas = colour.to(images).expand(len(images), -1, height, width).clone()
+    top, left = (height - height // side) // 2, (width - width // side) // 2
     canvas[..., top : top + small.shape[-2], left : left + small.shape[-1]] = small
     return canvas
 
@@ -99,9 +101,14 @@ def mosaics(
 ) -> Mosaics:
     """Mosaics of the chosen images (`choose_cells`), at the size of one image."""
     sources = torch.tensor([list(row) for row in cells], device=images.device)
-    small = shrink(images, side)[sources]  # M K 3 h w
-    rows = [torch.cat(small[:, row * side : (row + 1) * side].unbind(dim=1), dim=3) for row in range(side)]
-    return Mosaics(torch.cat(rows, dim=2), classes[sources], sources, side)
+    made = images.new_empty(len(sources), *images.shape[1:])
+    rows, columns = (cell_edges(length, side) for length in images.shape[-2:])
+    for cell in range(side * side):
+        row, column = divmod(cell, side)
+        inside = (slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1]))
+        size = (inside[0].stop - inside[0].start, inside[1].stop - inside[1].start)
+        made[..., inside[0], inside[1]] = shrink(images[sources[:, cell]], size)
+    return Mosaics(made, classes[sources], sources, side)
 
 
 def cell_masks(side: int, size: tuple[int, int]) -> Bool[Tensor, "K 1 H W"]:

@@ -1,9 +1,9 @@
 """SaCo: salience-guided faithfulness coefficient (Wu et al., "On the Faithfulness of Vision Transformer Explanations",
 CVPR 2024, algorithm 1).
 
-The pixels, most important first, are cut into K groups of (nearly) equal size. With s_i the mean of the map over group
-i (the paper has the sum: the same F where K divides the pixels) and d_i = score(x) - score(x with group i replaced by the
-reference):
+The pixels, most important first, are cut into K groups of (nearly) equal size. With s_i the mean of the map over
+group i (the paper has the sum: the same F where K divides the pixels) and d_i = score(x) - score(x with group i
+replaced by the reference):
 
     F = sum_{i<j} g_ij (s_i - s_j) / sum_{i<j} |s_i - s_j|,    g_ij = 1 where d_i >= d_j, else -1
 

@@ -93,23 +93,25 @@ def _localisation(summary: Mapping[str, Any], methods: Sequence[str], off_centre
     )  # fmt: skip
 
 
+_OTHER_CHECKS = ("spearman", "ssim", "failed", "skipped")
+
+
 def _checks(summary: Mapping[str, Any]) -> ReportTable:
     checks = summary.get("checks", {})
-    plain = [
-        n for n in dict.fromkeys(c for one in checks.values() for c in one) if n not in ("spearman", "ssim", "failed")
-    ]
+    plain = [n for n in dict.fromkeys(c for one in checks.values() for c in one) if n not in _OTHER_CHECKS]
     rows = []
     for one in checks.values():
         last = [
             _cell({"last": list(one[name].values())[-1]}, "last") if name in one else DASH
             for name in ("spearman", "ssim")
         ]
-        rows.append([*(_cell(one, name) for name in plain), *last, one.get("failed", "")])
+        words = "; ".join(f"{kind}: {one[kind]}" for kind in ("failed", "skipped") if kind in one)
+        rows.append([*(_cell(one, name) for name in plain), *last, words])
     names = {"max_sensitivity": "Max-sensitivity ↓"}
     columns = [names.get(name, _grid_name(name)) for name in plain]
     return ReportTable(
         "checks", "Checks", _NOTES["checks"],
-        (*columns, "Sanity: Spearman ↓", "Sanity: SSIM ↓", "Failed"), _named(list(checks), rows),
+        (*columns, "Sanity: Spearman ↓", "Sanity: SSIM ↓", "Missing"), _named(list(checks), rows),
     )  # fmt: skip
 
 

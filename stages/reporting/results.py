@@ -88,13 +88,17 @@ def load(ctx: Context) -> Results:
     summary = json.loads((paths.metrics / "evaluation.json").read_text())
     rows = pd.read_parquet(paths.evaluation / "scores.parquet")
     with np.load(paths.evaluation / "gallery.npz") as stored:
-        gallery = {name: stored[f"{role}/{name}"][:count].astype(np.float32) for name in summary["scores"][role]}
+        known = rows[rows["role"] == role].drop_duplicates("index").set_index("index")
+        places = [int(index) for index in stored["places"][:count]]
+        shown = [place for place, index in enumerate(places) if index in known.index]  # not where every method failed
+        gallery = {name: stored[f"{role}/{name}"][shown].astype(np.float32) for name in summary["scores"][role]}
     every: dict[str, dict[str, dict[str, Curve]]] = {
         one: read_curves(ctx, one, list(summary["scores"][one])) for one in config.classes
     }
     dataset = PreparedImages(paths.data, "test")
     classes = json.loads((paths.target / "target.json").read_text())["class_names"]
-    first = rows[rows["role"] == role].drop_duplicates("index").head(count)
+    places = [places[place] for place in shown]
+    first = known.loc[places]
     labels = [display_names([classes[int(one)]])[0] for one in first["class"]]
     return Results(
         role=role,
@@ -103,9 +107,9 @@ def load(ctx: Context) -> Results:
         references=config.references,
         curves=every.pop(role),
         other_curves=every,
-        places=[int(index) for index in first["index"]],
+        places=places,
         gallery=gallery,
-        images=[dataset.image(int(index)).permute(1, 2, 0).numpy() for index in first["index"]],
+        images=[dataset.image(index).permute(1, 2, 0).numpy() for index in places],
         titles=[f"{label} {chance:.2f}" for label, chance in zip(labels, first["probability"], strict=True)],
         names=labels,
         ranking=ctx.params.ranking,

@@ -94,7 +94,7 @@ def evaluation(workspace, change) -> Path:  # noqa: F811
     change(
         "evaluate", methods=["random", "grad_cam", "rise", "smoothgrad"], classes=["predicted", "label"], bootstrap=10
     )
-    change("resources", batch_size=2, threads=1)
+    change("resources", batch_size=2, threads=0)
     refined(workspace)
     return workspace
 

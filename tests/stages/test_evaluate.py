@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from aha_core import checks
 from aha_core.baselines import BASELINES
 from aha_core.errors import AttributionError
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
@@ -99,7 +100,7 @@ def test_tables_and_summary(ctx, change):
     assert summary["localisation"]["aha_t1"]["energy"]["mean"] == 1
     assert "seconds_per_map/grad_cam" in Quiet.metrics
     runtime = pd.read_csv(ctx.paths.state / "runtime.csv").set_index("method")
-    assert list(runtime.index) == ["aha_hybrid", *METHODS] and (runtime["maps"] == 6).all()
+    assert list(runtime.index) == ["aha_t0", "aha_hybrid", *METHODS] and (runtime["maps"] == 6).all()
     assert (runtime["seconds_per_map"] > 0).all() and runtime.loc["grad_cam", ["forward", "gradients"]].tolist() == [
         1,
         1,
@@ -225,8 +226,15 @@ def test_failed_parts_are_tried_again(ctx, monkeypatch):
     assert not (ctx.paths.evaluation / "failures.parquet").exists()
 
 
-def test_checks_ask_methods_for_new_maps(ctx, change):
-    checks = {
+def test_checks_ask_methods_for_new_maps(ctx, change, monkeypatch):
+    chosen = checks.choose_cells
+
+    def every_image(classes, confidences, side, count, seed):
+        """The small target tells few classes apart: whatever it says, all images play."""
+        return chosen(range(len(classes)), [1.0] * len(classes), side, count, seed)
+
+    monkeypatch.setattr(checks, "choose_cells", every_image)
+    config = {
         "methods": ["aha", "centre", "grad_cam"],
         "images": 2,
         "mosaics": 2,
@@ -234,7 +242,7 @@ def test_checks_ask_methods_for_new_maps(ctx, change):
         "draws": 2,
         "depths": 2,
     }
-    change("evaluate", checks=checks, images=20)
+    change("evaluate", checks=config, images=20)
     ctx = refined(ctx.paths.root)
     evaluate.run(ctx)
     rows = pd.read_parquet(ctx.paths.evaluation / "checks.parquet")
@@ -246,12 +254,43 @@ def test_checks_ask_methods_for_new_maps(ctx, change):
         assert summary[method]["max_sensitivity"]["mean"] > 0
         assert list(summary[method]["spearman"].values())[-1]["mean"] < 0.95
         assert len(summary[method]["ssim"]) == 2
-    grid = rows[rows["check"] == "grid_2x2"]
-    if len(grid):  # whether the small target predicts four classes is up to its training
-        assert (grid.groupby(["method", "image"])["value"].count() == 4).all()
-        np.testing.assert_allclose(grid[grid["method"] == "centre"].groupby("image")["value"].sum(), 1, atol=1e-5)
-        hits = rows[(rows["check"] == "grid_2x2_hit") & (rows["method"] == "centre")]
-        assert (hits.groupby("image")["value"].sum() == 1).all()  # the same map for all cells
+    for side in (2, 3):
+        grid = rows[rows["check"] == f"grid_{side}x{side}"]
+        assert (grid.groupby(["method", "image"])["value"].count() == side * side).all() and set(grid["image"]) == {
+            0,
+            1,
+        }
+        fixed = rows[rows["method"] == "centre"]  # the same map for all cells
+        for kind in ("", "_hit"):
+            own = fixed[fixed["check"] == f"grid_{side}x{side}{kind}"].groupby("image")["value"]
+            np.testing.assert_allclose(own.sum(), 1, atol=1e-5)
+
+
+def test_a_grid_that_cannot_be_filled_says_why(ctx, change):
+    config = {"methods": ["centre"], "images": 1, "mosaics": 1, "sides": [5], "draws": 1, "depths": 1}
+    change("evaluate", checks=config)
+    evaluate.run(Context.create(ctx.paths.root, workers=0))
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]["centre"]
+    assert summary["skipped"].startswith("5 x 5: ") and "do not fill one mosaic of 5 x 5" in summary["skipped"]
+
+
+def test_the_gallery_keeps_its_images_when_our_own_map_fails(ctx, change):
+    from stages.reporting import results
+
+    file = ctx.paths.refined / "maps_predicted.npy"
+    maps = np.load(file)
+    maps[1] = np.nan
+    np.save(file, maps)
+    change("evaluate", max_failed=1.0)
+    ctx = Context.create(ctx.paths.root, workers=0)
+    evaluate.run(ctx)
+    shown = results.load(ctx)
+    dataset, indices = evaluated(ctx, "test")
+    assert shown.places == indices[:3]
+    for place, image in zip(shown.places, shown.images, strict=True):
+        assert torch.from_numpy(image).equal(dataset.image(place).permute(1, 2, 0))
+    assert not shown.gallery["aha_t0"][1].any()  # the failed one
+    np.testing.assert_array_equal(shown.gallery["aha_t0"][2], maps[2, 0].astype(np.float16).squeeze())
 
 
 @pytest.mark.parametrize("value", [torch.nan, None])
@@ -269,10 +308,46 @@ def test_a_failing_check_is_recorded(ctx, change, monkeypatch, value):
         return original(self, x, classes)
 
     monkeypatch.setattr(centre, "_maps", moved)
-    evaluate.run(ctx)
+    with pytest.raises(AttributionError, match="the checks of centre failed .* tries them again"):
+        evaluate.run(ctx)
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
     words = "one image is not enough" if value is None else "not finite"
     assert words in summary["checks"]["centre"]["failed"]
+    monkeypatch.setattr(centre, "_maps", original)
+    evaluate.run(ctx)
+    assert "failed" not in json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]["centre"]
+
+
+def test_a_method_that_cannot_be_built_fails_and_the_others_are_scored(ctx, change, monkeypatch):
+    change("evaluate", max_failed=1.0)
+
+    def broken(self, target, settings):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(BASELINES["centre"].factory, "__init__", broken)
+    evaluate.run(Context.create(ctx.paths.root, workers=0))
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert summary["failures"]["centre"] == {"failed": 6, "of": 6, "example": "RuntimeError: no such layer"}
+    assert summary["scores"]["predicted"]["grad_cam"]["images"] == 6
+
+
+def test_methods_without_a_common_image_are_ranked_as_far_as_they_have_one(ctx, change, monkeypatch):
+    change("evaluate", slow={"methods": ["centre"], "images": 3}, max_failed=1.0)
+    ctx = Context.create(ctx.paths.root, workers=0)
+    dataset, indices = evaluated(ctx, "test")
+    first = dataset.batch(indices[:4])[0].float() / 255  # the chunks on which the slow method is scored
+    random = BASELINES["random"].factory
+    original = random._maps
+
+    def failing(self, x, classes):
+        lost = torch.stack([(first == image).flatten(1).all(dim=1).any() for image in x])
+        return torch.where(lost[:, None, None, None], torch.nan, original(self, x, classes))
+
+    monkeypatch.setattr(random, "_maps", failing)
+    evaluate.run(ctx)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    assert "random" not in summary["ranks"]["methods"] and "centre" in summary["ranks"]["methods"]
+    assert summary["scores"]["predicted"]["random"]["images"] == 2 and summary["ranks"]["images"] == 4
 
 
 def test_bf16_states_its_error(ctx, change):

@@ -40,7 +40,7 @@ def test_batches_and_inputs():
         return x.flatten(1) @ weight
 
     many = perturbation_accuracy(score, images, orders, score(images).argmax(1), batch_size=16)
-    assert sizes == [3, 16, 16, 16, 12]
+    assert sizes == [3, 3, 16, 16, 16, 6]  # the test's own, the images, 9 fractions in 2 directions
     one = perturbation_accuracy(score, images, orders, score(images).argmax(1), batch_size=1)
     assert many.positive_correct.equal(one.positive_correct) and many.negative_correct.equal(one.negative_correct)
     assert many.positive_correct[:, 0].all() and many.negative_correct[:, 0].all()

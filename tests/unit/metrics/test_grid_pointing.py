@@ -26,7 +26,7 @@ def test_an_image_alone_is_in_the_middle_of_the_colour():
     before = images.clone()
     single = alone(images, 2, colour)
     assert single.shape == images.shape
-    torch.testing.assert_close(single[:, :, 2:6, 2:6], shrink(images, 2))
+    torch.testing.assert_close(single[:, :, 2:6, 2:6], shrink(images, (4, 4)))
     single[:, :, 2:6, 2:6] = colour
     torch.testing.assert_close(single, colour.expand_as(single))
     torch.testing.assert_close(images, before)
@@ -87,6 +87,14 @@ class TestChoice:
     def test_as_many_as_can_be_filled(self):
         assert len(choose_cells(self.classes, self.confidences, 2, 9, seed=0)) == 2
 
-    def test_cells_must_divide_the_image(self):
-        with pytest.raises(DataError, match="64 x 64 pixels do not divide into 3 x 3"):
-            shrink(torch.rand(1, 3, 64, 64), 3)
+
+@pytest.mark.parametrize(("size", "side"), [((64, 64), 3), ((224, 224), 3), ((10, 7), 4), ((6, 6), 3)])
+def test_any_grid_fills_any_image(size, side):
+    """Images of one colour each: every cell's mask covers exactly its image."""
+    levels = torch.linspace(0.1, 0.9, side * side)
+    images = levels.view(-1, 1, 1, 1).expand(-1, 3, *size)
+    made = mosaics(images, torch.arange(side * side), [list(range(side * side))], side).images[0]
+    for level, mask in zip(levels, cell_masks(side, size), strict=True):
+        torch.testing.assert_close(made[:, mask[0]], level.expand(3, int(mask.sum())))
+    areas = cell_masks(side, size).flatten(1).sum(dim=1)
+    assert int(areas.sum()) == size[0] * size[1] and areas.max() <= (-(-size[0] // side)) * (-(-size[1] // side))
