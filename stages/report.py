@@ -46,7 +46,7 @@ def run(ctx: Context) -> None:
             with atomic_path(out / f"{picture.id}.png") as temporary:
                 temporary.write_bytes(picture.png)
         render_report(content, out / "index.html")
-        atomic_text(out / "tables.md", markdown(content.tables, content.warnings))
+        atomic_text(out / "tables.md", markdown(content.tables, content.warnings, content.contract))
     tracker.log_files(sorted(ctx.paths.report.iterdir()), "report")
     tracker.finish()
     ctx.say(f"report: {ctx.paths.report.relative_to(ctx.paths.root)}/index.html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aha_core.config import EvaluateConfig, PerturbationConfig
+from aha_core.config import ChecksConfig, EvaluateConfig, PerturbationConfig
 
 MEASURES = {
     "mas": "MAS: curves penalised where the map's mass is not inserted as the score rises (Walker et al.).",
@@ -28,8 +28,10 @@ def contract_lines(config: EvaluateConfig, perturbation: PerturbationConfig) -> 
     return (
         *_scoring(config, roles, [described[name] for name in config.references]),
         *(MEASURES[name] for name in config.measures),
-        "Energy: share of the map's positive part on the object. Pointing game: whether the maximum lies on it. IoU at "
-        "the best and at the map's mean threshold; average precision; boundary: F of the map's top region against the "
+        *_checks(config.checks),
+        "Energy: share of the map's positive part on the object. Pointing game: whether the maximum lies on it. Rank "
+        "accuracy: share of the object's as many highest pixels that lie on it. IoU at the best and at the map's mean "
+        "threshold; average precision; boundary: F of the map's top region against the "
         "mask. Always read beside the centre baseline and the area share, and on the off-centre images.",
     )
 
@@ -44,4 +46,36 @@ def _scoring(config: EvaluateConfig, roles: str, references: list[str]) -> tuple
         "Deletion removes the most important pixels first; insertion adds them first to the reference.",
         "SRG = insertion AUC − deletion AUC, in [−1, 1]; per image first, then the mean. No image is filtered.",
         f"Intervals: 95 % percentile bootstrap over images, {config.bootstrap} resamples.",
+        *_economies(config),
+    )
+
+
+def _economies(config: EvaluateConfig) -> tuple[str, ...]:
+    """Where scoring is cheaper than it could be."""
+    lines = []
+    if config.slow.methods:
+        names = ", ".join(config.slow.methods)
+        lines.append(f"Slow methods ({names}): scored on the first {config.slow.images} images, a fair sample of all.")
+    if config.precision != "fp32":
+        lines.append(
+            f"Passes of scoring and of slow methods: {config.precision} autocast, softmax in float32; the difference "
+            "to float32 is measured and stated."
+        )
+    return tuple(lines)
+
+
+def _checks(config: ChecksConfig) -> tuple[str, ...]:
+    if not config.methods:
+        return ()
+    grids = " and ".join(f"{side} × {side}" for side in config.sides)
+    mosaics = (
+        f"Grid pointing game ({grids}): mosaics of images that are recognised alone at the size of a cell; share of "
+        "the map's positive part in the cell of its class, rank accuracy, hit of the maximum (Böhle et al.)."
+    )
+    return (
+        *((mosaics,) if config.sides else ()),
+        f"Max-sensitivity: largest relative change of the map, L2, over {config.draws} small random shifts of the "
+        "image (Yeh et al.).",
+        "Sanity: Spearman and SSIM of maps of the target and of its layers made random from the output down "
+        "(Adebayo et al.); lower is better.",
     )

@@ -130,8 +130,8 @@ def _cost(summary: Mapping[str, Any], methods: Sequence[str]) -> ReportTable:
     )  # fmt: skip
 
 
-def markdown(tables: Sequence[ReportTable], notes: Sequence[str] = ()) -> str:
-    """The tables as GitHub Markdown."""
+def markdown(tables: Sequence[ReportTable], notes: Sequence[str] = (), contract: Sequence[str] = ()) -> str:
+    """The tables as GitHub Markdown, then notes and the metric contract."""
     parts = []
     for table in tables:
         head = ["Method", *table.columns]
@@ -143,6 +143,8 @@ def markdown(tables: Sequence[ReportTable], notes: Sequence[str] = ()) -> str:
         parts.append("\n".join([f"## {table.title}", "", table.note, "", *lines]))
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
+    if contract:
+        parts.append("\n".join(["## Metric contract", "", *(f"- {line}" for line in contract)]))
     return "\n\n".join(parts) + "\n"
 
 

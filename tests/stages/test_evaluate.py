@@ -382,6 +382,7 @@ def test_the_report_shows_what_was_stored(ctx, change, monkeypatch):
     report.run(ctx)
     html = (ctx.paths.report / "index.html").read_text()
     assert (ctx.paths.report / "ranks.png").is_file()
+    assert "- Score: softmax probability of the class" in (ctx.paths.report / "tables.md").read_text()
     for words in (
         "Mean ranks",
         "Centre gave no usable map for 3 of 6 images",
