@@ -77,6 +77,57 @@ def test_table_of_grid_pointing_is_the_committed_one():
     assert page.split("<!-- table grid -->\n")[1].split("\n<!-- end -->")[0] == grid_table()
 
 
+def two(value: dict) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def classes_table() -> str:
+    """SRG by class role, POS and NEG in docs/results.md."""
+    summary = json.loads((RESULTS / "vit-tiny-imagenet/classes.json").read_text())
+    roles = ("predicted", "label", "runner_up")
+    lines = ["| method | predicted | label | runner-up | POS ↓ | NEG ↑ |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name in ("aha_t3", "aha_hybrid", "aha_t0", "chefer", "smoothgrad", "legrad"):
+        free = summary["reference_free"][name]
+        cells = [two(summary["scores"][role][name]["srg"]) for role in roles]
+        cells += [
+            f"{free[one]['mean']:.1f} [{free[one]['low']:.1f}, {free[one]['high']:.1f}]" for one in ("pos", "neg")
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def references_table() -> str:
+    scores = json.loads((RESULTS / "vit-tiny-imagenet/evaluation.json").read_text())["scores"]["predicted"]
+    lines = ["| method | black | mean | blur |", "| --- | ---: | ---: | ---: |"]
+    for name in ("aha_t3", "aha_hybrid", "aha_t0", "fastshap", "chefer", "smoothgrad", "legrad"):
+        by = scores[name]["by_reference"]
+        cells = [f"{by[one]['srg']:.3f}" for one in ("black", "mean", "blur")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def designs_table() -> str:
+    lines = ["| part | setting | SRG | difference from the preset |", "| --- | --- | ---: | ---: |"]
+    rows = pd.read_csv(RESULTS / "embedded/designs.csv")
+    for row in rows[~rows.default.duplicated() | ~rows.default].itertuples():
+        gap = "" if row.default else f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        part = "" if row.default else row.family
+        lines.append(f"| {part} | {row.setting} | {row.srg:.3f} | {gap} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("page", "table", "made"),
+    [
+        ("results", "classes", classes_table), ("results", "references", references_table),
+        ("designs", "designs", designs_table),
+    ],
+)  # fmt: skip
+def test_tables_of_the_pages_are_the_committed_ones(page, table, made):
+    text = (ROOT / f"docs/{page}.md").read_text()
+    assert text.split(f"<!-- table {table} -->\n")[1].split("\n<!-- end -->")[0] == made()
+
+
 @pytest.mark.parametrize(
     ("family", "words"), [("relaxation", "all eight lie within {}"), ("temperature", "all six schedules are within {}")]
 )
