@@ -22,6 +22,7 @@ from stages.reporting.results import Results, in_unit_range, pixels_of
 
 HERO_IMAGES = 8
 HERO_METHODS = ("chefer", "rise", "grad_cam", "integrated_gradients")
+CURVES, FLOORS = 11, ("centre", "random")
 MASK_GRIDS, MASK_FRACTIONS = (7, 14, 28), (0.1, 0.25, 0.5, 0.75)
 
 TEXTS = {
@@ -36,7 +37,8 @@ TEXTS = {
              "images."),
     "masks": ("Soft masks", "What the objective removes: the final map, ranked on several grids at the final "
               "temperature of the training; white = replaced by the mean colour."),
-    "curves": ("Deletion and insertion", "Mean over images and reference images with 95 % bands."),
+    "curves": ("Deletion and insertion", "Mean over images and reference images with 95 % bands; of many baselines the "
+               "best and the floors, all are in the tables."),
     "ranks": ("Mean ranks", "SRG ranks averaged over images, best at the left; a bar joins methods that paired "
               "Wilcoxon tests, Holm-corrected over all pairs, do not separate."),
     "training": ("Training curve", "Means between reports; thick line: running mean."),
@@ -58,14 +60,14 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
         "srg-by-step": lambda: figures.srg_by_step_figure(read_csv(plots / "refinement.csv"), baselines),
         "cost": lambda: cost(ctx, results, srg),
         "masks": lambda: masks(results),
-        "curves": lambda: figures.curves_figure({method: results.mean_curves(method) for method in shown}),
+        "curves": lambda: figures.curves_figure({method: results.mean_curves(method) for method in told_apart(shown)}),
         "ranks": lambda: ranks(results.summary["ranks"]),
         "training": lambda: figures.training_curve_figure(read_csv(plots / "training.csv")),
     }
     texts = dict(TEXTS)
     for role, curves in ({results.role: results.curves} | results.other_curves).items():
         name, words = f"curves-{role}", role.replace("_", " ")
-        own = {reference: {m: of[m] for m in shown if m in of} for reference, of in curves.items()}
+        own = {reference: {m: of[m] for m in told_apart(shown) if m in of} for reference, of in curves.items()}
         drawn[name] = partial(figures.curves_by_reference_figure, own)
         texts[name] = (f"By reference: {words} class", "Mean over images with 95 % bands, for each reference image.")
     order = [name for name in drawn if name != "training"] + ["training"]
@@ -73,6 +75,13 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
         ReportFigure(name, *texts[name], figures.to_png(drawn[name]()))
         for name in ctx.progress(order, len(order), "figures")
     ]
+
+
+def told_apart(methods: list[str]) -> list[str]:
+    """As many of these, which are sorted, as lines of one figure can be told apart: AHA, the best baselines, floors."""
+    baselines = [name for name in methods if is_baseline(name)]
+    kept = {*baselines[:CURVES], *(name for name in baselines if name in FLOORS)}
+    return [name for name in methods if name in kept or not is_baseline(name)]
 
 
 def hero(results: Results, srg: dict[str, float]) -> Figure:
@@ -104,7 +113,7 @@ def cost(ctx: Context, results: Results, srg: dict[str, float]) -> Figure:
         (step, 1 + step_passes * step + 2 * (refine.hybrid and step > 0), srg[f"{OURS}{step}"])
         for step in refinement_steps(results.scores)
     ]
-    others = {m: (sum(passes[m].values()), srg[m]) for m in results.shown if m in passes}
+    others = {m: (sum(passes[m].values()), srg[m]) for m in results.shown if m in passes and not m.startswith(OURS)}
     return figures.cost_figure(refined, others)
 
 
