@@ -75,19 +75,23 @@ def read_manifest(folder: Path) -> list[Entry]:
     return [Entry(row["image"], folder / row["file"], row.get("key", ""), row.get("class", "")) for row in rows]
 
 
-def read_maps(entries: list[Entry], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:
-    """All maps, float32 (float64 where a file has it).
+def check_maps(entries: list[Entry], size: tuple[int, int]) -> None:
+    """Read every map once and keep none.
 
     Raises AttributionError naming the unusable files: unreadable, another size, colour, NaN or infinite values.
     """
-    maps, problems = [], []
+    problems = []
     for entry in entries:
         try:
-            maps.append(_checked(_load(entry), size))
+            _checked(_load(entry), size)
         except _Unusable as reason:
             problems.append(f"{entry.file.name}{f' [{entry.key}]' if entry.key else ''} for {entry.image}: {reason}")
     _refuse(problems, "the maps")
-    return torch.stack(maps)
+
+
+def read_maps(entries: list[Entry], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:
+    """These maps, which `check_maps` accepted: float32 (float64 where a file has it)."""
+    return torch.stack([_checked(_load(entry), size) for entry in entries])
 
 
 class _Unusable(Exception):

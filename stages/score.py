@@ -22,7 +22,7 @@ from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import AttributionError
 from aha_core.evaluation import Attempt, ChunkEvaluator, Scores, attempt_maps
-from aha_core.external import SHOWN, Entry, read_manifest, read_maps
+from aha_core.external import SHOWN, Entry, check_maps, read_manifest, read_maps
 from aha_core.files import atomic_json
 from aha_core.metrics import curve_fractions, holm, paired_difference
 from aha_core.report.contract import contract_lines
@@ -64,7 +64,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     places = image_places(dataset, entries)
     wanted = [class_index(one.class_name, target, "class") if one.class_name else None for one in entries]
     size = target.image_size
-    maps = read_maps(entries, (size, size))
+    check_maps(entries, (size, size))
     labels = label_map(dataset.class_names, target.num_classes)
     params = ctx.params
     centre = make_baseline(CENTRE, target, baseline_settings(ctx))
@@ -80,7 +80,8 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
         evaluator = ChunkEvaluator(
             target, batch, ROLE, classes, params.evaluate, params.perturbation, step, params.seed
         )
-        scores.add(evaluator.score(method, Attempt(maps[own].to(batch.x.device), {})))
+        maps = read_maps(entries[own], (size, size)).to(batch.x.device)
+        scores.add(evaluator.score(method, Attempt(maps, {})))
         scores.add(evaluator.score(CENTRE, attempt_maps(centre.attribute, batch.x, classes)))
     tables = scores.tables()
     summary = summarise(ctx, method, tables)

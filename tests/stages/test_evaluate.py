@@ -1,6 +1,8 @@
 """The stage as a whole: what it writes, that it continues after a kill, and what a failing method does to it."""
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from aha_core import checks
 from aha_core.baselines import BASELINES
 from aha_core.errors import AttributionError
+from aha_core.evaluation import ChunkEvaluator
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from stages import evaluate, fastshap, train
 from stages.context import Context
@@ -264,6 +267,26 @@ def test_checks_ask_methods_for_new_maps(ctx, change, monkeypatch):
         for kind in ("", "_hit"):
             own = fixed[fixed["check"] == f"grid_{side}x{side}{kind}"].groupby("image")["value"]
             np.testing.assert_allclose(own.sum(), 1, atol=1e-5)
+
+
+def test_scoring_holds_one_chunk_at_a_time(ctx, monkeypatch):
+    """Images, references and probabilities belong to a chunk's evaluator; of the chunks before, nothing is left."""
+    alive, most = weakref.WeakSet(), []
+    original = ChunkEvaluator.score
+
+    def counted(self, *arguments):
+        alive.add(self)
+        most.append(len(alive))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ChunkEvaluator, "score", counted)
+    ctx = replace(ctx, params=ctx.params.model_copy(update={"resources": resources_of(ctx, batch_size=1)}))
+    evaluate.run(ctx)
+    assert len(most) > 6 and max(most) <= 2  # the next one is built before the name lets go of the last
+
+
+def resources_of(ctx: Context, **changes):
+    return ctx.params.resources.model_copy(update=changes)
 
 
 def test_a_grid_that_cannot_be_filled_says_why(ctx, change):

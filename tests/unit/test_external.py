@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from aha_core.errors import AttributionError
-from aha_core.external import Entry, read_manifest, read_maps
+from aha_core.external import Entry, check_maps, read_manifest, read_maps
 
 MAP = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -30,6 +30,7 @@ def test_every_type_is_read(folder):
     manifest(folder, "image,file,key,class\n1,a.npy,,\n2,all.npz,b,cat\n3,all.npz,c,\n5,e.png,,\n6,f.png,,3\n")
     entries = read_manifest(folder)
     assert [one.class_name for one in entries] == ["", "cat", "", "", "3"]
+    check_maps(entries, (3, 4))
     maps = read_maps(entries, (3, 4))
     expected = torch.from_numpy(MAP)
     for one, shift, scale in zip(maps, (0, -5, 0, 0, 0), (1, 1, 1, 1, 1000), strict=True):
@@ -92,7 +93,7 @@ def bad_files(folder: Path) -> dict[str, str]:
 def test_bad_files_are_named_with_the_reason(folder):
     for name, words in bad_files(folder).items():
         with pytest.raises(AttributionError) as caught:
-            read_maps([Entry("img.png", folder / name, "z", "")], (3, 4))
+            check_maps([Entry("img.png", folder / name, "z", "")], (3, 4))
         assert f"{name} [z] for img.png" in str(caught.value) and words in str(caught.value), str(caught.value)
 
 
@@ -100,4 +101,4 @@ def test_many_problems_are_counted(folder):
     bad_files(folder)
     entries = [Entry(str(place), folder / "holes.npy", "", "") for place in range(8)]
     with pytest.raises(AttributionError, match="and 3 more"):
-        read_maps(entries, (3, 4))
+        check_maps(entries, (3, 4))
