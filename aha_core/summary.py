@@ -45,7 +45,7 @@ def _summarise_role(rows: pd.DataFrame, role: str, resamples: int, seed: int) ->
     for method in methods:
         own = images.loc[method]
         by_reference = chosen[chosen["method"] == method].groupby("reference", sort=False)[list(SCORES)].mean()
-        table[method] = {name: _interval(own[name], resamples, seed) for name in images.columns}
+        table[method] = _intervals(own, list(images.columns), resamples, seed)
         table[method]["images"] = len(own)
         table[method]["by_reference"] = {
             reference: {name: round(float(value), 4) for name, value in values.items()}
@@ -142,7 +142,7 @@ def ranks_of_summary(summary: dict[str, Any]) -> tuple[list[str], CriticalDiffer
 def summarise_columns(rows: pd.DataFrame, columns: tuple[str, ...], resamples: int, seed: int) -> dict[str, Any]:
     """Method to columns with 95 % intervals, of rows of one class role."""
     return {
-        str(method): {name: _interval(own[name], resamples, seed) for name in _present(rows, columns)}
+        str(method): _intervals(own, _present(rows, columns), resamples, seed)
         for method, own in rows.groupby("method", sort=False)
     }
 
@@ -220,6 +220,12 @@ def shown_of_ours(methods: Any) -> list[str]:
 
 def refinement_steps(methods: Any) -> list[int]:
     return sorted(int(method.removeprefix(OURS)) for method in methods if method.startswith(OURS))
+
+
+def _intervals(rows: pd.DataFrame, columns: list[str], resamples: int, seed: int) -> dict[str, dict[str, float]]:
+    """Of each column the rows that have it: slow measures are those of the first images."""
+    known = {name: rows[name].dropna() for name in columns}
+    return {name: _interval(values, resamples, seed) for name, values in known.items() if len(values)}
 
 
 def _interval(values: Any, resamples: int, seed: int) -> dict[str, float]:

@@ -128,10 +128,10 @@ def score(
             refined = np.load(paths.refined / f"maps_{role}.npy", mmap_mode="r")
             batches = chunks(ctx, dataset, indices, target, role, list(unfinished))
             for (start, names), (batch, classes) in zip(unfinished.items(), batches, strict=True):
+                config = params.evaluate.model_copy(update={"measures": params.evaluate.measures_from(start)})
                 evaluator = ChunkEvaluator(
-                    target, batch, role, classes, params.evaluate, params.perturbation, params.resources.batch_size,
-                    params.seed,
-                )  # fmt: skip
+                    target, batch, role, classes, config, params.perturbation, params.resources.batch_size, params.seed
+                )
                 for name in names:
                     bar.update(task, description=name[:12])
                     if not store.has(role, start, name):

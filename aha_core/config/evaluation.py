@@ -15,17 +15,16 @@ class ChecksConfig(Section):
     methods: tuple[str, ...] = Field(description="checked methods: baselines by name, aha for AHA in one pass")
     images: Count = Field(description="images for max-sensitivity and model randomisation")
     mosaics: Count = Field(description="most mosaics of each grid")
-    sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        description="cells per side of the grids; must divide the image"
-    )
+    sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(description="cells per side of the grids")
     draws: Count = Field(description="random shifts of max-sensitivity")
     depths: Count = Field(description="measured steps of the cascade of randomised layers")
 
 
 class SlowConfig(Section):
-    """Methods with many passes per map, which few images must do for."""
+    """Methods and measures with many passes per map, which few images must do for."""
 
     methods: tuple[str, ...] = Field(description="further baselines by name, evaluated on the first images only")
+    measures: tuple[MeasureName, ...] = Field(description="further measures, of all methods on the first images only")
     images: Count = Field(description="how many; rounded up to whole chunks of resources.batch_size")
 
 
@@ -58,6 +57,10 @@ class EvaluateConfig(Section):
     bootstrap: Count = Field(description="bootstrap resamples of the confidence intervals")
     gallery: Count = Field(description="images whose maps are kept for the report")
     checks: ChecksConfig
+
+    def measures_from(self, start: int) -> tuple[MeasureName, ...]:
+        """Measures of the chunk whose first image has this place in the evaluation."""
+        return tuple(dict.fromkeys(self.measures + (self.slow.measures if start < self.slow.images else ())))
 
 
 class ReportConfig(Section):

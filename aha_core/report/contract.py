@@ -27,7 +27,7 @@ def contract_lines(config: EvaluateConfig, perturbation: PerturbationConfig) -> 
     roles = ", ".join(role.replace("_", " ") for role in config.classes)
     return (
         *_scoring(config, roles, [described[name] for name in config.references]),
-        *(MEASURES[name] for name in config.measures),
+        *(MEASURES[name] for name in config.measures_from(0)),
         *_checks(config.checks),
         "Energy: share of the map's positive part on the object. Pointing game: whether the maximum lies on it. Rank "
         "accuracy: share of the object's as many highest pixels that lie on it. IoU at the best and at the map's mean "
@@ -56,6 +56,9 @@ def _economies(config: EvaluateConfig) -> tuple[str, ...]:
     if config.slow.methods:
         names = ", ".join(config.slow.methods)
         lines.append(f"Slow methods ({names}): scored on the first {config.slow.images} images, a fair sample of all.")
+    if config.slow.measures:
+        names = ", ".join(MEASURES[name].partition(":")[0] for name in config.slow.measures)
+        lines.append(f"Slow measures ({names}): of all methods on the same first {config.slow.images} images.")
     if config.precision != "fp32":
         lines.append(
             f"Passes of scoring and of slow methods: {config.precision} autocast, softmax in float32; the difference "

@@ -80,7 +80,8 @@ def experiment(root: Path, setting: Setting) -> None:
     """
     base: dict[str, object] = {
         "refine.steps": 0, "evaluate.methods": ["centre"], "evaluate.measures": [], "evaluate.slow.methods": [],
-        "evaluate.checks.methods": [], "evaluate.gallery": 1, "resources.workers": 0, "resources.threads": 1,
+        "evaluate.slow.measures": [], "evaluate.checks.methods": [], "evaluate.gallery": 1, "resources.workers": 0,
+        "resources.threads": 1,
     }  # fmt: skip
     changes = [f"{name}={json.dumps(value)}" for name, value in (base | setting.changes).items()]
     flags = [part for change in changes for part in ("--set-param", change)]

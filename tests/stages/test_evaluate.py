@@ -152,7 +152,11 @@ def test_the_number_of_workers_does_not_matter(ctx):
 
 
 def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring(ctx, change, monkeypatch):
-    change("evaluate", slow={"methods": ["chefer", "grad_cam"], "images": 3}, precision="bf16")
+    change(
+        "evaluate",
+        slow={"methods": ["chefer", "grad_cam"], "measures": ["pos_neg", "saco"], "images": 3},
+        precision="bf16",
+    )
     types: dict[str, set[bool]] = {}
     for name in ("grad_cam", "centre"):
         method = BASELINES[name].factory
@@ -171,10 +175,15 @@ def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring
     rows = pd.read_parquet(ctx.paths.evaluation / "scores.parquet")
     first = rows[rows["method"] == "aha_t0"]["index"].unique()[:4]
     assert set(rows[rows["method"] == "chefer"]["index"]) == set(first)
+    summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
+    for method in ("aha_t1", "centre", "chefer"):
+        assert summary["scores"]["predicted"][method]["saco"]["n"] == 4
+        assert summary["reference_free"][method]["pos"]["n"] == 4
+    assert set(rows[rows["saco"].notna()]["index"]) == set(first)
 
 
 def test_failures_of_a_slow_method_are_a_share_of_its_own_images(ctx, change, monkeypatch):
-    change("evaluate", slow={"methods": ["centre"], "images": 3}, max_failed=0.4)
+    change("evaluate", slow={"methods": ["centre"], "measures": [], "images": 3}, max_failed=0.4)
     ctx = Context.create(ctx.paths.root, workers=0)
     centre = BASELINES["centre"].factory
     monkeypatch.setattr(centre, "_maps", lambda self, x, classes: x[:, :1] * torch.nan)
@@ -355,7 +364,7 @@ def test_a_method_that_cannot_be_built_fails_and_the_others_are_scored(ctx, chan
 
 
 def test_methods_without_a_common_image_are_ranked_as_far_as_they_have_one(ctx, change, monkeypatch):
-    change("evaluate", slow={"methods": ["centre"], "images": 3}, max_failed=1.0)
+    change("evaluate", slow={"methods": ["centre"], "measures": [], "images": 3}, max_failed=1.0)
     ctx = Context.create(ctx.paths.root, workers=0)
     dataset, indices = evaluated(ctx, "test")
     first = dataset.batch(indices[:4])[0].float() / 255  # the chunks on which the slow method is scored
