@@ -135,7 +135,7 @@ def pixels_of(x: Float[torch.Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def notes(summary: dict[str, Any]) -> tuple[str, ...]:
-    """What a reader of the table must know: methods left out, failed images, precision."""
+    """What a reader of the table must know: methods left out, failed images, games not played, precision."""
     absent = summary["not_applicable"].items()
     lines = [f"{method_label(name)} is not applicable: it {reason}." for name, reason in absent]
     lines += [
@@ -143,6 +143,8 @@ def notes(summary: dict[str, Any]) -> tuple[str, ...]:
         "others."
         for name, one in summary.get("failures", {}).items()
     ]
+    skipped = dict.fromkeys(one["skipped"] for one in summary.get("checks", {}).values() if "skipped" in one)
+    lines += [f"Grid pointing was not played on {reason}." for reason in skipped]
     if "precision" in summary:
         lines.append(
             "Scored in {type}; probabilities differ from float32 by at most {max_error:g}.".format(

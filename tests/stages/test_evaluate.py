@@ -18,6 +18,7 @@ from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from stages import evaluate, fastshap, train
 from stages.context import Context
 from stages.images import evaluated
+from stages.reporting import results
 from tests.stages.conftest import refined
 
 METHODS = ["random", "centre", "grad_cam"]
@@ -304,11 +305,13 @@ def test_a_grid_that_cannot_be_filled_says_why(ctx, change):
     evaluate.run(Context.create(ctx.paths.root, workers=0))
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]["centre"]
     assert summary["skipped"].startswith("5 x 5: ") and "do not fill one mosaic of 5 x 5" in summary["skipped"]
+    (note,) = results.notes(
+        {"not_applicable": {}, "checks": {"centre": summary, "aha": summary}}
+    )  # once, not by method
+    assert note.startswith("Grid pointing was not played on 5 x 5: ")
 
 
 def test_the_gallery_keeps_its_images_when_our_own_map_fails(ctx, change):
-    from stages.reporting import results
-
     file = ctx.paths.refined / "maps_predicted.npy"
     maps = np.load(file)
     maps[1] = np.nan

@@ -50,7 +50,7 @@ def test_tables():
     }
     assert cells(tables, "off-centre") == {"RISE": ("0.300 [0.200, 0.400]",)}
     assert cells(tables, "checks")["AHA"] == ("0.700 [0.600, 0.800]", "0.100 [0.000, 0.200]", "–", "")
-    assert cells(tables, "checks")["RISE"][-1] == "failed: out | of memory"
+    assert cells(tables, "checks")["RISE"][-1] == "out | of memory"
     assert cells(tables, "cost") == {"RISE": ("400", "0")}
 
 
