@@ -105,13 +105,13 @@ def is_baseline(method: str) -> bool:
 def srg_table(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     """SRG (mean over references) of the images that every compared method has: index image, one column per method.
 
-    While no image is common to all, the method with the fewest is left out.
+    While no image is common to all, the method with the fewest is left out, the last of several.
     """
     images = per_image(rows, role)["srg"].unstack("method")
     methods = compared_methods(dict.fromkeys(rows["method"]))
     table = images[[method for method in methods if method in images]]
     while table.dropna().empty:
-        table = table.drop(columns=table.notna().sum().idxmin())
+        table = table.drop(columns=table.notna().sum()[::-1].idxmin())
     return table.dropna()
 
 

@@ -2,9 +2,8 @@
 
 One file per (class role, chunk of images, method), there whole or not at all, below `<state>/evaluation/<digest>`. The
 digest covers everything that a part depends on: target, data, refined maps, parameters, chunk size, device, threads and
-code. Results
-are always put together from the files, in a fixed order, so an interrupted run and any number of processes give the
-same bytes. Parts with failures are computed again by the next run.
+code. Results are always put together from the files, in a fixed order, so an interrupted run and any number of
+processes give the same bytes. Parts with failures are computed again by the next run.
 """
 
 from __future__ import annotations

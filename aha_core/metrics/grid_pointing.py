@@ -28,6 +28,7 @@ from torch import Tensor
 
 from aha_core.errors import DataError
 from aha_core.metrics.localisation import energy_in_mask, pointing_hit, rank_accuracy
+from aha_core.metrics.single_deletion import cell_index
 
 CONFIDENT = 0.5  # probability of the class of an image alone at the size of a cell
 
@@ -81,11 +82,6 @@ def shrink(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Ten
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def cell_edges(length: int, side: int) -> list[int]:
-    """Where the cells of one dimension begin, and its end: the sizes of cells differ by a pixel at most."""
-    return [-(-length * place // side) for place in range(side + 1)]
-
-
 def alone(images: Float[Tensor, "B 3 H W"], side: int, colour: Float[Tensor, "3 1 1"]) -> Float[Tensor, "B 3 H W"]:
     """Each image at the size of a cell in the middle of one colour."""
     height, width = images.shape[-2:]
@@ -101,20 +97,19 @@ def mosaics(
 ) -> Mosaics:
     """Mosaics of the chosen images (`choose_cells`), at the size of one image."""
     sources = torch.tensor([list(row) for row in cells], device=images.device)
-    made = images.new_empty(len(sources), *images.shape[1:])
-    rows, columns = (cell_edges(length, side) for length in images.shape[-2:])
-    for cell in range(side * side):
-        row, column = divmod(cell, side)
-        inside = (slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1]))
-        size = (inside[0].stop - inside[0].start, inside[1].stop - inside[1].start)
-        made[..., inside[0], inside[1]] = shrink(images[sources[:, cell]], size)
-    return Mosaics(made, classes[sources], sources, side)
+    height, width = images.shape[-2:]
+    index = cell_index(side, (height, width))
+    heights, widths = (index[:, 0] // side).bincount().tolist(), index[0].bincount().tolist()
+    rows = [
+        torch.cat([shrink(images[sources[:, row * side + column]], (h, w)) for column, w in enumerate(widths)], dim=3)
+        for row, h in enumerate(heights)
+    ]
+    return Mosaics(torch.cat(rows, dim=2), classes[sources], sources, side)
 
 
 def cell_masks(side: int, size: tuple[int, int]) -> Bool[Tensor, "K 1 H W"]:
     """The pixels of each cell, row by row."""
-    rows, columns = (torch.arange(length) * side // length for length in size)
-    return (rows[:, None] * side + columns)[None, None] == torch.arange(side * side)[:, None, None, None]
+    return cell_index(side, size)[None, None] == torch.arange(side * side)[:, None, None, None]
 
 
 def cell_energy(maps: Float[Tensor, "B 1 H W"], cells: Int[Tensor, "B"], side: int) -> Float[Tensor, "B"]:

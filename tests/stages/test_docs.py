@@ -60,6 +60,11 @@ def test_table_of_evaluation_speed_is_the_committed_one():
     assert page.split("<!-- table evaluation -->\n")[1].split("\n<!-- end -->")[0] == "\n".join(lines)
 
 
+def with_interval(value: dict, digits: int) -> str:
+    mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def grid_table() -> str:
     """The scores of the grid pointing game in docs/metrics.md, AHA first, then by rank accuracy."""
     lines = ["| target | method | energy | rank accuracy | hit |", "| --- | --- | ---: | ---: | ---: |"]
@@ -67,19 +72,14 @@ def grid_table() -> str:
         checks = json.loads((RESULTS / profile / "evaluation.json").read_text())["checks"]
         order = sorted(checks, key=lambda name: (name != "aha", -checks[name]["grid_2x2_rank"]["mean"]))
         for name in order:
-            cells = [checks[name][f"grid_2x2{kind}"] for kind in ("", "_rank", "_hit")]
-            shown = [f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in cells]
-            lines.append(f"| {target} | `{name}` | {' | '.join(shown)} |")
+            cells = [with_interval(checks[name][f"grid_2x2{kind}"], 2) for kind in ("", "_rank", "_hit")]
+            lines.append(f"| {target} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def test_table_of_grid_pointing_is_the_committed_one():
     page = (ROOT / "docs/metrics.md").read_text()
     assert page.split("<!-- table grid -->\n")[1].split("\n<!-- end -->")[0] == grid_table()
-
-
-def two(value: dict) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def classes_table() -> str:
@@ -89,10 +89,8 @@ def classes_table() -> str:
     lines = ["| method | predicted | label | runner-up | POS ↓ | NEG ↑ |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for name in ("aha_t3", "aha_hybrid", "aha_t0", "chefer", "smoothgrad", "legrad"):
         free = summary["reference_free"][name]
-        cells = [two(summary["scores"][role][name]["srg"]) for role in roles]
-        cells += [
-            f"{free[one]['mean']:.1f} [{free[one]['low']:.1f}, {free[one]['high']:.1f}]" for one in ("pos", "neg")
-        ]
+        cells = [with_interval(summary["scores"][role][name]["srg"], 3) for role in roles]
+        cells += [with_interval(free[one], 1) for one in ("pos", "neg")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -269,10 +269,8 @@ def test_checks_ask_methods_for_new_maps(ctx, change, monkeypatch):
         assert len(summary[method]["ssim"]) == 2
     for side in (2, 3):
         grid = rows[rows["check"] == f"grid_{side}x{side}"]
-        assert (grid.groupby(["method", "image"])["value"].count() == side * side).all() and set(grid["image"]) == {
-            0,
-            1,
-        }
+        assert (grid.groupby(["method", "image"])["value"].count() == side * side).all()
+        assert set(grid["image"]) == {0, 1}
         fixed = rows[rows["method"] == "centre"]  # the same map for all cells
         for kind in ("", "_hit"):
             own = fixed[fixed["check"] == f"grid_{side}x{side}{kind}"].groupby("image")["value"]
@@ -305,9 +303,8 @@ def test_a_grid_that_cannot_be_filled_says_why(ctx, change):
     evaluate.run(Context.create(ctx.paths.root, workers=0))
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]["centre"]
     assert summary["skipped"].startswith("5 x 5: ") and "do not fill one mosaic of 5 x 5" in summary["skipped"]
-    (note,) = results.notes(
-        {"not_applicable": {}, "checks": {"centre": summary, "aha": summary}}
-    )  # once, not by method
+    both = {"centre": summary, "aha": summary}
+    (note,) = results.notes({"not_applicable": {}, "checks": both})  # once, not by method
     assert note.startswith("Grid pointing was not played on 5 x 5: ")
 
 

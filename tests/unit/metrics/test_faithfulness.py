@@ -98,8 +98,12 @@ class TestSaco:
         image = torch.tensor([[[[0.3, 0.2, 0.4]]]], dtype=torch.float64)
         # groups {5, 4} and {3}, drops .5 and .4: by sums and by means the first claims more
         assert self.run(torch.tensor([[[[5.0, 4.0, 3.0]]]]), groups=2, image=image) == pytest.approx(1.0)
-        # {5, -1} and {-3} likewise, {-3, -4} and {-5}: by sums the second would claim more
+        # {-3, -4} and {-5}: by sums the second would claim more
         assert self.run(torch.tensor([[[[-3.0, -4.0, -5.0]]]]), groups=2, image=image) == pytest.approx(1.0)
+
+        # {1, 1}, {.9, .9, .9}, {0, 0}, drops 1, .6 and .2: by sums the second would claim more than the first
+        image = torch.tensor([[[[0.5, 0.5, 0.2, 0.2, 0.2, 0.1, 0.1]]]], dtype=torch.float64)
+        assert self.run(torch.tensor([[[[1, 1, 0.9, 0.9, 0.9, 0, 0]]]]), groups=3, image=image) == pytest.approx(1.0)
 
     def test_groups_are_consecutive_ranks(self):
         # two groups {4, 3} and {2, 1}: drops .5 and .5: not smaller, so the whole weight is positive
