@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 
+from stages import evaluate
 from stages.context import Context
 from stages.images import evaluated
 from tests.conftest import small_params
+from tests.stages.quiet import METHODS, Quiet
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,14 @@ def refined(workspace: Path) -> Context:
     facts = {"indices": indices, "roles": roles, "steps": 1}
     (ctx.paths.refined / "images.json").write_text(json.dumps(facts))
     return ctx
+
+
+@pytest.fixture
+def evaluation(workspace, change, monkeypatch) -> Context:
+    """Ready to be evaluated: four images at a time, few methods, nothing written to MLflow."""
+    monkeypatch.setattr(evaluate, "Tracker", Quiet)
+    change("evaluate", methods=METHODS, measures=["mas"], slices=["correct"], points=3, bootstrap=10)
+    checks = {"methods": [], "images": 1, "mosaics": 1, "sides": [2], "draws": 1, "depths": 1}
+    change("evaluate", checks=checks)
+    change("resources", batch_size=4, threads=1)
+    return refined(workspace)

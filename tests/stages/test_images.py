@@ -15,7 +15,7 @@ from stages.context import Context
 from stages.images import evaluated, load
 from tests.conftest import small_params
 from tests.stages.conftest import untrained_explainer
-from tests.stages.test_evaluate import Quiet
+from tests.stages.quiet import Quiet
 
 BOXES = {"b/1.png": "4,4,20,28", "b/3.png": "0,0,8,8", "a/0.png": "10,2,30,30", "a/4.png": "1,1,9,30"}
 

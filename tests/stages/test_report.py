@@ -14,7 +14,7 @@ from stages.context import Context
 from stages.reporting.explorer import rank_levels
 from stages.reporting.studies import read_studies, throughput
 from tests.stages.conftest import untrained_explainer
-from tests.stages.test_evaluate import Quiet
+from tests.stages.quiet import Quiet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LIMIT = 15 * 2**20  # bytes

@@ -10,7 +10,8 @@ from aha_core.errors import AhaError, AttributionError
 from stages import evaluate, score
 from stages.context import Context
 from stages.images import evaluated
-from tests.stages.test_evaluate import Quiet, refined
+from tests.stages.conftest import refined
+from tests.stages.quiet import Quiet
 
 
 @pytest.fixture

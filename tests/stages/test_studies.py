@@ -29,7 +29,7 @@ from stages.images import evaluated
 from stages.reporting.studies import read_studies
 from stages.studies import common, sanity, shortcut, tradeoff, transfer, units
 from tests.conftest import ROOT
-from tests.stages.test_evaluate import Quiet
+from tests.stages.quiet import Quiet
 
 
 @pytest.fixture
