@@ -138,7 +138,7 @@ class Explainer:
                 raise AttributionError(
                     f"the explainer was trained for {trained.training.target}, not for {target.name}: {error}"
                 ) from error
-            made = cls(target, network, trained.training, trained.refinement, trained.passes.memory / 2**30)
+            made = cls(target, network, trained.training, trained.refinement, trained.passes.memory_gb)
         made.model = model
         return made.to(target.mean.device)
 

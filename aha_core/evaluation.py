@@ -26,15 +26,14 @@ from aha_core.measures import (
     Ranked,
     Removal,
     Scene,
-    in_precision,
     localisation,
     tabulated,
 )
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order, tie_breaks
 from aha_core.references import evaluation_reference
+from aha_core.scoring import Scorer
 from aha_core.selection import ImageBatch
 from aha_core.summary import OURS, headline
-from aha_core.targets import Target
 
 DIGITS = 6  # of stored scores: finer than float32 forward passes repeat
 SEED_STREAM = 1_000_003  # keeps the seeds of different evaluation seeds apart
@@ -102,20 +101,18 @@ class ChunkEvaluator:
 
     def __init__(
         self,
-        target: Target,
+        scorer: Scorer,
         batch: ImageBatch,
         role: ClassRole,
         classes: Int[Tensor, "B"],
         config: EvaluateConfig,
         perturbation: PerturbationConfig,
-        batch_size: int,
         seed: int,
     ) -> None:
         _check_images(batch)
         self.batch, self.role, self.config = batch, role, config
         seeds = [seed * SEED_STREAM + index for index in batch.indices]
-        score_fn = in_precision(target, config.precision)
-        self.scene = Scene(score_fn, batch.x, classes, batch.labels, seeds, batch.masks, batch_size, batch.void)
+        self.scene = Scene(scorer, batch.x, classes, batch.labels, seeds, batch.masks, scorer.batch_size, batch.void)
         self.counts, _ = curve_fractions(config.points, batch.x.shape[-2] * batch.x.shape[-1])
         self.shuffles = tie_breaks(seeds, int(self.counts[-1])).to(batch.x.device)
         self.removals = {

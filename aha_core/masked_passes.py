@@ -17,12 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import Precision
-from aha_core.errors import ResourceError
+from aha_core.memory import activation_bytes, halved, images_within
 from aha_core.perturbation import remove, upsample_masks
 from aha_core.precision import autocast
 from aha_core.targets import Target, plain_attention
-
-GIB = 2**30
 
 
 class MaskedPasses:
@@ -39,7 +37,7 @@ class MaskedPasses:
     """
 
     def __init__(self, target: Target, precision: Precision, memory_gb: float) -> None:
-        self.target, self.precision, self.memory = target, precision, memory_gb * GIB
+        self.target, self.precision, self.memory_gb = target, precision, memory_gb
         self.micro_batch = 0
         self.images = 0
 
@@ -55,8 +53,12 @@ class MaskedPasses:
         Raises ResourceError when not even one image fits into memory.
         """
         if not self.micro_batch:
-            needed = activation_bytes(self, x[:1], classes[:1], masks[:1, :1].detach(), reference[:1])
-            self.micro_batch = max(int(self.memory / needed), 1)
+            mask = masks[:1, :1].detach()
+            needed = activation_bytes(
+                self.target,
+                lambda n: _micro_batch(self, x[:1], classes[:1], mask.repeat(n, 1, 1), reference[:1], True),
+            )
+            self.micro_batch = images_within(self.memory_gb, needed)
         scores: Tensor = _Scores.apply(masks, self, x, classes, reference)
         return scores
 
@@ -82,16 +84,6 @@ class MaskedPasses:
             return slice(first_mask, min(first_mask + self.micro_batch, masks)), slice(first_image, first_image + 1)
         return slice(0, masks), slice(first_image, min(first_image + self.micro_batch // masks, images))
 
-    def halve(self, error: RuntimeError) -> None:
-        """Smaller micro-batches after an out-of-memory error; any other error, or a last image, is raised."""
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise error
-        if self.micro_batch == 1:
-            raise ResourceError(
-                f"out of memory with one masked image of {self.target.name}; use a larger machine or more workers"
-            ) from error
-        self.micro_batch //= 2
-
 
 class _Scores(torch.autograd.Function):
     @staticmethod
@@ -107,7 +99,7 @@ class _Scores(torch.autograd.Function):
                     passes, x[columns], classes[columns], masks[rows, columns], reference[columns], with_gradient
                 )
             except RuntimeError as error:
-                passes.halve(error)
+                passes.micro_batch = halved(passes.micro_batch, error, passes.target.name)
                 continue
             scores[rows, columns] = values
             if gradients is not None and gradient is not None:
@@ -135,19 +127,3 @@ def _micro_batch(
     scores, towards = passes.score_and_gradient(images, classes.repeat(len(masks)), with_gradient)
     gradient = torch.autograd.grad(images, masks, towards)[0] if with_gradient else None
     return scores.unflatten(0, masks.shape[:2]), gradient
-
-
-def activation_bytes(passes: MaskedPasses, x: Tensor, classes: Tensor, masks: Tensor, reference: Tensor) -> int:
-    """Memory of the tensors that autograd keeps for one masked image, parameters excluded."""
-    parameters = {weight.untyped_storage().data_ptr() for weight in passes.target.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _micro_batch(passes, x, classes, masks, reference, with_gradient=True)
-    return max(sum(kept.values()), 1)

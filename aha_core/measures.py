@@ -201,16 +201,3 @@ def tabulated(columns: Columns) -> list[dict[str, float]]:
     values = {name: column.detach().cpu().tolist() for name, column in columns.items()}
     count = len(next(iter(values.values()))) if values else 0
     return [{name: values[name][place] for name in values} for place in range(count)]
-
-
-def in_precision(score_logits: Callable[[Tensor], Tensor], precision: str) -> ScoreFunction:
-    """Probabilities from a function to logits, in float32 or under bf16 autocast (softmax always in float32)."""
-
-    def scores(x: Float[Tensor, "M 3 H W"]) -> Float[Tensor, "M Y"]:
-        if precision == "fp32":
-            return score_logits(x).float().softmax(dim=-1)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits = score_logits(x)
-        return logits.float().softmax(dim=-1)
-
-    return scores

@@ -155,17 +155,8 @@ def evaluation(ctx: Context, out: Path, images: int, rounds: int) -> None:
     rows = []
     with ctx.console.status("evaluation"):
         for precision in ("fp32", "bf16"):
-            speed = evaluation_speed(
-                target,
-                x,
-                maps,
-                classes,
-                reference,
-                params.evaluate.points,
-                params.resources.batch_size,
-                precision,
-                rounds,
-            )
+            scorer = ctx.scorer(target, precision)
+            speed = evaluation_speed(scorer, x, maps, classes, reference, params.evaluate.points, rounds)
             rows.append({"precision": precision} | asdict(speed))
     out.mkdir(parents=True, exist_ok=True)
     save_csv(pd.DataFrame(rows), out / "evaluation.csv")

@@ -6,16 +6,20 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
-from aha_core.config import Params, load_params
+from aha_core.config import Params, Precision, load_params
 from aha_core.errors import ResourceError
 from stages.paths import Paths
+
+if TYPE_CHECKING:  # torch is slow to import, and most commands' help needs none
+    from aha_core.scoring import Scorer
+    from aha_core.targets import Target
 
 T = TypeVar("T")
 
@@ -87,6 +91,14 @@ class Context:
         depends on them: one on the CPU, where more workers are the way to use more cores.
         """
         return self.params.resources.threads or (1 if self.device == "cpu" else usable_cores())
+
+    def scorer(self, target: Target, precision: Precision | None = None) -> Scorer:
+        """The target's class probabilities as evaluation wants them; in another precision where one is given."""
+        from aha_core.scoring import Scorer
+
+        resources = self.params.resources
+        precision = precision or self.params.evaluate.precision
+        return Scorer(target, precision, resources.batch_size, resources.memory_gb)
 
     def progress(self, iterable: Iterable[T], total: int, description: str) -> Iterator[T]:
         """Yield the items behind a bar with rate and time left; silent when the output is not a terminal."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from aha_core.baselines import BaselineSettings, make_baseline, refusal
 from aha_core.checks import check_method
 from aha_core.config import Params, Precision
 from aha_core.cost import measured
-from aha_core.data.dataset import PreparedImages
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
-from aha_core.measures import in_precision
 from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.protocols import Attributor
@@ -51,7 +49,7 @@ def run(ctx: Context) -> None:
     target = Target.load(ctx.paths.target).to(ctx.device)
     tracker = Tracker.for_stage(ctx.tracking_uri, ctx.paths)
     methods, left_out = scored_methods(ctx, target)
-    dataset, indices = evaluated(ctx, "test")
+    _, indices = evaluated(ctx, "test")
     plan = planned(ctx, refined_steps(ctx, indices), methods, len(indices))
     store = PartStore(store_folder(ctx))
     if ctx.fresh:
@@ -67,7 +65,7 @@ def run(ctx: Context) -> None:
     score(ctx, target, methods, plan, store)  # nothing, after workers
     checked = check(ctx, target, store, to_check)
     scores = collect(ctx, store, plan, target.image_size)
-    error = precision_error(ctx, target, dataset, indices) if ctx.params.evaluate.precision != "fp32" else None
+    error = precision_error(ctx, target, store) if ctx.params.evaluate.precision != "fp32" else None
     summary = write(ctx, scores, checked, left_out, error, tracker)
     check_failures(summary, ctx.params.evaluate.max_failed)
     shutil.rmtree(store.folder)
@@ -122,6 +120,7 @@ def score(
     dataset, indices = evaluated(ctx, "test")
     mine = dict(list(plan.items())[rank::world])
     left = {role: store.unfinished(role, mine) for role in params.evaluate.classes}
+    scorer = ctx.scorer(target)
     with ctx.bar() as bar:
         task = bar.add_task("evaluate", total=sum(len(names) for chunks in left.values() for names in chunks.values()))
         for role, unfinished in left.items():
@@ -129,9 +128,7 @@ def score(
             batches = chunks(ctx, dataset, indices, target, role, list(unfinished))
             for (start, names), (batch, classes) in zip(unfinished.items(), batches, strict=True):
                 config = params.evaluate.model_copy(update={"measures": params.evaluate.measures_from(start)})
-                evaluator = ChunkEvaluator(
-                    target, batch, role, classes, config, params.perturbation, params.resources.batch_size, params.seed
-                )
+                evaluator = ChunkEvaluator(scorer, batch, role, classes, config, params.perturbation, params.seed)
                 for name in names:
                     bar.update(task, description=name[:12])
                     if not store.has(role, start, name):
@@ -203,17 +200,31 @@ def step_of(name: str) -> int:
     return int(name.removeprefix(OURS))
 
 
-def precision_error(ctx: Context, target: Target, dataset: PreparedImages, indices: list[int]) -> dict[str, float]:
-    """Largest and mean |difference| to float32 of the probabilities of the first images, and of them half removed."""
-    x = dataset.batch(indices[: ctx.params.resources.batch_size])[0].to(ctx.device).float() / 255
-    half = x * (torch.arange(x.shape[-1], device=x.device) % 2)
+def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str, float]:
+    """What the precision of scoring changes against float32, on the first chunk: largest and mean |difference| of the
+    probabilities of its images and of them half removed; the same of AHA's one-pass SRG, image by image, and the mean
+    of its signed difference.
+    """
+    params = ctx.params
+    role, exact, quick = params.evaluate.classes[0], ctx.scorer(target, "fp32"), ctx.scorer(target)
+    dataset, indices = evaluated(ctx, "test")
+    batch, classes = next(chunks(ctx, dataset, indices, target, role, [0]))
+    half = batch.x * (torch.arange(batch.x.shape[-1], device=batch.x.device) % 2)
     with torch.no_grad():
-        exact, quick = (
-            torch.cat([in_precision(target, kind)(part) for part in (x, half)])
-            for kind in ("fp32", ctx.params.evaluate.precision)
-        )
-    difference = (exact - quick).abs().amax(dim=1)
-    return {"max_error": round(float(difference.max()), 6), "mean_error": round(float(difference.mean()), 6)}
+        probabilities = torch.cat([(exact(x) - quick(x)).abs().amax(dim=1) for x in (batch.x, half)])
+    config = params.evaluate.model_copy(update={"measures": ()})
+    evaluator = ChunkEvaluator(
+        exact, replace(batch, masks=None), role, classes, config, params.perturbation, params.seed
+    )
+    kept = np.load(ctx.paths.refined / f"maps_{role}.npy", mmap_mode="r")[: len(classes), 0]
+    again = evaluator.score(f"{OURS}0", attempt_maps(stored(kept), batch.x, classes)).rows
+    known = [row["srg"] for row in store.load(role, 0, f"{OURS}0").rows]
+    srg = torch.tensor(known, dtype=torch.float64) - torch.tensor([row["srg"] for row in again], dtype=torch.float64)
+    found = {
+        "max_error": probabilities.max(), "mean_error": probabilities.mean(),
+        "srg_max_error": srg.abs().max(), "srg_mean_error": srg.abs().mean(), "srg_shift": srg.mean(),
+    }  # fmt: skip
+    return {name: round(float(value), 6) for name, value in found.items()}
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from stages.context import Context
 ROWS = ("rows", "free", "localisation", "failures", "cost")
 CODE = (  # of the library: what scores and maps depend on
     "attribution.py", "baselines/*.py", "checks.py", "classifiers/*.py", "cost.py", "evaluation.py", "explainer/*.py",
-    "hybrid.py", "masked_passes.py", "measures.py", "metrics/*.py", "objective.py", "order.py", "perturbation.py",
-    "precision.py", "ranking/*.py", "references.py", "refinement.py", "shapley.py", "targets.py",
+    "hybrid.py", "masked_passes.py", "measures.py", "memory.py", "metrics/*.py", "objective.py", "order.py",
+    "perturbation.py", "precision.py", "ranking/*.py", "references.py", "refinement.py", "scoring.py", "shapley.py",
+    "targets.py",
 )  # fmt: skip
 NOT_IN_A_PART = {"bootstrap", "methods", "slices", "max_failed"}
 Plan = dict[int, list[str]]  # the first place of each chunk of images, in order, and the methods that are scored there
@@ -94,7 +95,7 @@ def store_folder(ctx: Context) -> Path:
     settings = params.model_dump(mode="json", include={"seed", "perturbation", "evaluate"})
     settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in NOT_IN_A_PART}
     settings |= {"chunk": params.resources.batch_size, "hybrid": params.refine.precision}
-    settings |= {"device": ctx.device, "threads": ctx.scoring_threads}
+    settings |= {"device": ctx.device, "threads": ctx.scoring_threads, "memory": params.resources.memory_gb}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]

@@ -69,7 +69,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     params = ctx.params
     centre = make_baseline(CENTRE, target, baseline_settings(ctx))
     scores = Scores(curve_fractions(params.evaluate.points, size * size)[1].numpy())
-    step = params.resources.batch_size
+    step, scorer = params.resources.batch_size, ctx.scorer(target)
     for start in ctx.progress(range(0, len(entries), step), -(-len(entries) // step), method[:12]):
         own = slice(start, start + step)
         batch = load(dataset, places[own], labels, ctx.device)
@@ -77,9 +77,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
             predicted = target.probabilities(batch.x).argmax(dim=1)
         chosen = [int(p) if w is None else w for p, w in zip(predicted, wanted[own], strict=True)]
         classes = torch.tensor(chosen, device=predicted.device)
-        evaluator = ChunkEvaluator(
-            target, batch, ROLE, classes, params.evaluate, params.perturbation, step, params.seed
-        )
+        evaluator = ChunkEvaluator(scorer, batch, ROLE, classes, params.evaluate, params.perturbation, params.seed)
         maps = read_maps(entries[own], (size, size)).to(batch.x.device)
         scores.add(evaluator.score(method, Attempt(maps, {})))
         scores.add(evaluator.score(CENTRE, attempt_maps(centre.attribute, batch.x, classes)))

@@ -17,10 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.benchmarks.measure import timed
-from aha_core.measures import in_precision
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
 from aha_core.metrics.curves import ScoreFunction
-from aha_core.targets import Target
+from aha_core.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,38 @@ class EvaluationSpeed:
 
 
 def evaluation_speed(
-    target: Target,
+    scorer: Scorer,
     images: Float[Tensor, "B 3 H W"],
     maps: Float[Tensor, "B 1 H W"],
     classes: Int[Tensor, "B"],
     reference: Float[Tensor, "#B #C #H #W"],
     points: int,
-    batch_size: int,
-    precision: str,
     rounds: int,
 ) -> EvaluationSpeed:
     """Throughput of `deletion_insertion` and of plain forward passes on the same number of images.
 
     Args:
+        scorer: gives both measurements their number format and images per pass.
         maps: any maps of the images; only their order counts.
         points: of a curve, both ends included.
-        batch_size: images per pass, in both measurements.
-        precision: fp32 or bf16, in both measurements.
         rounds: how often both are measured, after one round that is not counted.
     """
-    score_fn = in_precision(target, precision)
     counts, _ = curve_fractions(points, images.shape[-2] * images.shape[-1])
     passes = len(images) * 2 * (points - 1)  # 2 (points - 2) masked images and two end points each
-    batch = images.repeat(-(-batch_size // len(images)), 1, 1, 1)[:batch_size]
+    batch = images.repeat(-(-scorer.batch_size // len(images)), 1, 1, 1)[: scorer.batch_size]
     plain, evaluated = [], []
     for _ in range(rounds + 1):
-        plain.append(timed(lambda: _forward(score_fn, batch, passes), images.device)[1])
+        plain.append(timed(lambda: _forward(scorer, batch, passes), images.device)[1])
         evaluated.append(
             timed(
                 lambda: deletion_insertion(
-                    score_fn, images, removal_order(maps, range(len(maps))), classes, reference, counts, batch_size
+                    scorer,
+                    images,
+                    removal_order(maps, range(len(maps))),
+                    classes,
+                    reference,
+                    counts,
+                    scorer.batch_size,
                 ),
                 images.device,
             )[1]

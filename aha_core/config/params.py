@@ -22,9 +22,9 @@ class ResourceConfig(Section):
     threads: Annotated[int, Field(ge=0)] = Field(
         description="threads per process; 0 = CPUs divided by workers, for scoring on the CPU one"
     )
-    batch_size: Count = Field(description="images per forward pass outside training")
+    batch_size: Count = Field(description="most images per forward pass outside training")
     memory_gb: Positive = Field(
-        description="GiB for the activations of a micro-batch of masked passes, in each process (training, refinement)"
+        description="GiB for the activations of a pass over masked images: training, refinement, scoring; per process"
     )
 
 

@@ -61,8 +61,8 @@ def _economies(config: EvaluateConfig) -> tuple[str, ...]:
         lines.append(f"Slow measures ({names}): of all methods on the same first {config.slow.images} images.")
     if config.precision != "fp32":
         lines.append(
-            f"Passes of scoring and of slow methods: {config.precision} autocast, softmax in float32; the difference "
-            "to float32 is measured and stated."
+            f"Passes of scoring and of slow methods: {config.precision} autocast, softmax in float32; what that "
+            "changes in probabilities and SRG is measured and stated."
         )
     return tuple(lines)
 

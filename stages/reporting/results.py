@@ -147,8 +147,8 @@ def notes(summary: dict[str, Any]) -> tuple[str, ...]:
     lines += [f"Grid pointing was not played on {reason}." for reason in skipped]
     if "precision" in summary:
         lines.append(
-            "Scored in {type}; probabilities differ from float32 by at most {max_error:g}.".format(
-                **summary["precision"]
-            )
+            "Scored in {type}, on the first images: probabilities differ from float32 by {mean_error:.2g} on average "
+            "and at most {max_error:.2g}, SRG of one pass by {srg_mean_error:.2g} and {srg_max_error:.2g}, its mean by "
+            "{srg_shift:+.2g}.".format(**summary["precision"])
         )
     return tuple(lines)

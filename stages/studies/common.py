@@ -27,7 +27,6 @@ from aha_core.errors import ConfigError, DataError
 from aha_core.evaluation import Attempt, ChunkEvaluator
 from aha_core.files import atomic_safetensors
 from aha_core.fine_tuning import Fetch, FineTuning, fine_tune
-from aha_core.masked_passes import GIB
 from aha_core.protocols import Attributor
 from aha_core.shortcut import Marker, Poisoning, learn_shortcut
 from aha_core.targets import Target
@@ -83,12 +82,11 @@ def scored_chunks(ctx: Context, dataset: PreparedImages, indices: list[int], tar
     """Deletion and insertion as `aha evaluate` scores them, without other measures."""
     params, starts = ctx.params, chunk_starts(ctx, len(indices))
     config = params.evaluate.model_copy(update={"measures": ()})
-    batches = chunks(ctx, dataset, indices, target, "predicted", starts)
+    batches, scorer = chunks(ctx, dataset, indices, target, "predicted", starts), ctx.scorer(target)
     for start, (batch, classes) in zip(starts, batches, strict=True):
         evaluator = ChunkEvaluator(
-            target, replace(batch, masks=None), "predicted", classes, config, params.perturbation,
-            params.resources.batch_size, params.seed,
-        )  # fmt: skip
+            scorer, replace(batch, masks=None), "predicted", classes, config, params.perturbation, params.seed
+        )
         yield Chunk(start, batch.x, classes, evaluator)
 
 
@@ -111,8 +109,7 @@ def clean_explainer(ctx: Context, folder: Path | None = None) -> Explainer:
 
 def around(explainer: Explainer, target: Target) -> Explainer:
     """The same network, with the same settings, for another target."""
-    memory = explainer.passes.memory / GIB
-    return Explainer(target, explainer.network, explainer.training, explainer.refinement, memory)
+    return Explainer(target, explainer.network, explainer.training, explainer.refinement, explainer.passes.memory_gb)
 
 
 def maps_over_steps(explainer: Explainer, steps: int) -> Callable[[Tensor, Tensor], Tensor]:

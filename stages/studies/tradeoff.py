@@ -29,7 +29,6 @@ from aha_core.cost import Cost, measured
 from aha_core.data.dataset import PreparedImages
 from aha_core.figures import method_label, to_png, tradeoff_figure
 from aha_core.files import atomic_json
-from aha_core.masked_passes import GIB
 from aha_core.metrics import bootstrap_ci, paired_difference
 from aha_core.protocols import Attributor
 from aha_core.targets import Target
@@ -120,8 +119,7 @@ def run(
 def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
     """AHA after 0 .. `steps` refinement steps with S = `fractions`."""
     settings = explainer.refinement.model_copy(update={"fractions": fractions})
-    memory = explainer.passes.memory / GIB
-    own = Explainer(explainer.target, explainer.network, explainer.training, settings, memory)
+    own = Explainer(explainer.target, explainer.network, explainer.training, settings, explainer.passes.memory_gb)
 
     def make(x: Tensor, classes: Tensor) -> Made:
         if not own.passes.micro_batch:  # found by passes that no map needs; first runs are slow

@@ -17,6 +17,7 @@ from aha_core.data.decode import read_image
 from aha_core.data.labels import display_names, label_map
 from aha_core.data.prepare import prepare_folder
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
+from aha_core.scoring import Scorer
 from aha_core.targets import Target
 from stages.images import load
 from tests.conftest import ROOT
@@ -96,7 +97,8 @@ def test_the_centre_baseline_on_photographs_with_masks(animals, tmp_path, rule):
         images = PreparedImages(tmp_path, split)
         batch = load(images, list(range(len(images))), [0, 1], "cpu")
         void += sum(images.void(i) is not None for i in range(len(images)))
-        chunk = ChunkEvaluator(target, batch, "label", batch.labels, settings, params.perturbation, 8, 0)
+        scorer = Scorer(target, "fp32", 8, 1.0)
+        chunk = ChunkEvaluator(scorer, batch, "label", batch.labels, settings, params.perturbation, 0)
         rows += chunk.score("centre", attempt_maps(centre.attribute, batch.x, batch.labels)).localisation
     assert len(rows) == 24 and void > 0
     energy, area = (sum(row[name] for row in rows) / 24 for name in ("energy", "area"))

@@ -217,7 +217,11 @@ def test_bf16_states_its_error(ctx, change):
     change("evaluate", precision="bf16")
     evaluate.run(Context.create(ctx.paths.root, workers=0))
     precision = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["precision"]
-    assert precision["type"] == "bf16" and 0 < precision["max_error"] < 0.05
+    assert precision["type"] == "bf16" and 0 < precision["mean_error"] < precision["max_error"] < 0.05
+    assert 0 < precision["srg_mean_error"] <= precision["srg_max_error"] < 0.05
+    assert abs(precision["srg_shift"]) <= precision["srg_mean_error"]
+    (note,) = results.notes({"not_applicable": {}, "precision": precision})
+    assert f"SRG of one pass by {precision['srg_mean_error']:.2g} and" in note
 
 
 def test_methods_that_do_not_apply_are_named_and_have_no_row(ctx, change, monkeypatch):

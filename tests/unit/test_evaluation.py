@@ -12,6 +12,7 @@ from aha_core.errors import AttributionError, ConfigError, DataError
 from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE, Ranked, Scene, localisation, tabulated
 from aha_core.metrics import removal_order
+from aha_core.scoring import Scorer
 from aha_core.selection import ImageBatch
 from aha_core.slices import slice_labels, slice_scores, with_facts
 from aha_core.summary import ranks_of_summary, srg_table, summarise, summarise_localisation, summarise_ranks
@@ -20,6 +21,10 @@ from tests.conftest import ROOT
 
 X = torch.rand((3, 3, 4, 4), generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 1, 2])
+
+
+def scorer(target) -> Scorer:
+    return Scorer(target, "fp32", 8, 1.0)
 
 
 class TestAttempt:
@@ -100,7 +105,7 @@ def test_bad_images_are_named(target, value, words):
     classes = torch.tensor([0, 1])
     batch = ImageBatch(images, classes, None, [0, 1], ["good.png", "bad.png"])
     with pytest.raises(DataError, match=f"image bad.png: .*{words}.* before normalisation"):
-        ChunkEvaluator(target, batch, "predicted", classes, params.evaluate, params.perturbation, 8, 0)
+        ChunkEvaluator(scorer(target), batch, "predicted", classes, params.evaluate, params.perturbation, 0)
 
 
 def test_inputs_never_change(target):
@@ -111,7 +116,7 @@ def test_inputs_never_change(target):
     classes = torch.tensor([0, 1])
     before = [one.clone() for one in (images, maps, masks, classes)]
     evaluator = ChunkEvaluator(
-        target, ImageBatch(images, classes, masks, [0, 1], ["a", "b"]), "predicted", classes, config, blur, 8, 0
+        scorer(target), ImageBatch(images, classes, masks, [0, 1], ["a", "b"]), "predicted", classes, config, blur, 0
     )
     part = evaluator.score("x", Attempt(maps, {}))
     assert all(now.equal(old) for now, old in zip((images, maps, masks, classes), before, strict=True))
@@ -131,7 +136,7 @@ def evaluator(target) -> ChunkEvaluator:
     images, masks = torch.rand((2, 3, 32, 32), generator=source), torch.rand((2, 1, 32, 32), generator=source) < 0.3
     classes = torch.tensor([0, 1])
     batch = ImageBatch(images, classes, masks, [0, 1], ["a", "b"])
-    return ChunkEvaluator(target, batch, "predicted", classes, config, blur, 8, 0)
+    return ChunkEvaluator(scorer(target), batch, "predicted", classes, config, blur, 0)
 
 
 MAPS = torch.rand((2, 1, 32, 32), generator=torch.Generator().manual_seed(4)).half().float()
@@ -232,7 +237,7 @@ def places(target, step: int, masks, void, errors: dict[int, str] | None = None)
         own = slice(start, start + step)
         known, unknown = (one[own] if one is not None and one[own].any() else None for one in (masks, void))
         batch = ImageBatch(images[own], classes[own], known, [0, 1, 2, 3][own], list("abcd")[own], unknown)
-        chunk = ChunkEvaluator(target, batch, "predicted", classes[own], config, params.perturbation, 8, 0)
+        chunk = ChunkEvaluator(scorer(target), batch, "predicted", classes[own], config, params.perturbation, 0)
         failed = {place - start: why for place, why in (errors or {}).items() if 0 <= place - start < step}
         rows += chunk.score("x", Attempt(maps[own], failed)).localisation
     return rows

@@ -72,7 +72,7 @@ class Hungry(Target):
 
     def __init__(self, limit, error):
         torch.nn.Module.__init__(self)
-        self.limit, self.error, self.seen = limit, error, []
+        self.limit, self.error, self.seen, self.name = limit, error, [], "hungry"
 
     def forward(self, x):
         self.seen.append(len(x))
@@ -105,7 +105,6 @@ def test_out_of_memory_with_one_image_names_the_remedy_and_other_errors_pass():
     classes = torch.zeros(3, dtype=torch.long)
     for error, kind in ((OUT_OF_MEMORY[0], ResourceError), (RuntimeError("shapes differ"), RuntimeError)):
         passes = MaskedPasses(Hungry(0, error), "fp32", 1.0)
-        passes.target.name = "hungry"
         passes.micro_batch = 4
         with pytest.raises(kind, match="one masked image of hungry|shapes differ"):
             passes(x, classes, masks, reference)
