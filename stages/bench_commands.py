@@ -96,3 +96,18 @@ def bench_explain(
     from stages.bench_explain import run as measure_explain
 
     measure_explain(bench_context(params, device, threads), out, images or [], count, rounds)
+
+
+@bench.command("methods")
+def bench_methods(
+    out: BenchOut = Path("outputs/bench"),
+    images: Annotated[int, typer.Option(min=1, help="Images in the measured batch.")] = 8,
+    params: ParamsFile = None,
+    threads: Threads = 1,
+    device: Device = None,
+) -> None:
+    """Time, memory and passes per map of AHA and every configured method, each in a process of its own."""
+    from stages.bench import bench_context
+    from stages.bench_methods import run as measure_methods
+
+    measure_methods(bench_context(params, device, threads), out, images)

@@ -228,15 +228,17 @@ def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str,
 
 
 @dataclass(frozen=True)
-class HybridMaps:
-    """AHA's hybrid maps as a method."""
+class AhaMaps:
+    """AHA's hybrid or refined maps as a method."""
 
     explainer: Explainer
+    steps: int = 0
+    hybrid: bool = False
 
     def attribute(
         self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
     ) -> Float[Tensor, "B 1 H W"]:
-        return self.explainer.attribute(x, target, hybrid=True)
+        return self.explainer.attribute(x, target, self.steps, hybrid=self.hybrid)
 
 
 def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
@@ -247,7 +249,7 @@ def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor],
     explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
     size = target.image_size
     explainer.attribute(torch.zeros(1, 3, size, size), hybrid=True)  # measures its memory, by passes that no map needs
-    methods: dict[str, Attributor] = {f"{OURS}0": explainer, HYBRID: HybridMaps(explainer)}
+    methods: dict[str, Attributor] = {f"{OURS}0": explainer, HYBRID: AhaMaps(explainer, hybrid=True)}
     left_out = {}
     for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
         reason = refusal(name, target, baseline_settings(ctx))
