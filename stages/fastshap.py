@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 from aha_core.fastshap import fastshap_loss
 from aha_core.files import atomic_json, atomic_text
 from stages.context import Context
 from stages.outputs import rebuild
-from stages.train import save, to_csv, trained
+from stages.train import save, to_csv, trained, with_start
 from stages.training_job import Recipe
 
 FASTSHAP = Recipe("fastshap", fastshap_loss, ("fastshap",), ("fastshap.py", "shapley.py"))
 
 
 def run(ctx: Context) -> None:
-    """Train where `fastshap.train` says so; the folder is there either way, as DVC wants it."""
+    """Train where `fastshap.train` says so, from random weights; the folder is there either way, as DVC wants it."""
     config = ctx.params.fastshap
     facts = {"trained": config.train, "grid": config.grid}
     if not config.train:
@@ -23,7 +24,7 @@ def run(ctx: Context) -> None:
             atomic_json(out / "fastshap.json", facts)
         ctx.say("no learned baseline: fastshap.train is false")
         return
-    done = trained(ctx, FASTSHAP)
+    done = trained(replace(ctx, params=with_start(ctx.params, None)), FASTSHAP)
     if done is None:
         return
     with rebuild(ctx.paths.fastshap) as out:

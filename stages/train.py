@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from aha_core.explainer import build_explainer
-from aha_core.explainer.storage import Training, save_explainer
+from aha_core.config import Params, expand_path
+from aha_core.explainer.storage import WEIGHTS, Training, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.runtime import Row
+from aha_core.sources import locate
 from aha_core.targets import Target
 from aha_core.training import TrainingState, new_state, training_loss
 from stages.backbone import backbone_file, with_backbone
@@ -67,10 +68,12 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     """Train to the end, wherever the last attempt stopped; None on the ranks of torchrun that have nothing to write."""
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
-    resolved = with_backbone(ctx)
-    if params.explainer.kind == "features":
-        build_explainer(params.explainer, target)  # a target that cannot be read is refused before workers start
-    name = job_name(params, recipe, paths.data, paths.target, backbone_file(resolved))
+    start = start_folder(params)
+    resolved = with_start(with_backbone(ctx), start)
+    if params.explainer.kind == "features":  # what cannot work is refused before workers start
+        new_state(resolved, target, torch.device("cpu"))
+    weights = [backbone_file(resolved), start / WEIGHTS if start else None]
+    name = job_name(params, recipe, paths.data, paths.target, [file for file in weights if file])
     storage = paths.state / "training" / name
     if ctx.fresh:
         shutil.rmtree(storage, ignore_errors=True)
@@ -97,6 +100,20 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     state = new_state(resolved, target, torch.device("cpu"))
     state.load_bytes(final)
     return Trained(target.name, state, tracker, storage, name)
+
+
+def start_folder(params: Params) -> Path | None:
+    """Where the explainer lies whose weights training starts from, absolute: workers have other working directories.
+
+    Raises AttributionError when there is none.
+    """
+    start = params.train.start
+    return locate(expand_path(start, "train.start"))[0].resolve() if start else None
+
+
+def with_start(params: Params, folder: Path | None) -> Params:
+    """The parameters with another folder to start from; None starts from random weights."""
+    return params.model_copy(update={"train": params.train.model_copy(update={"start": str(folder) if folder else ""})})
 
 
 def save(ctx: Context, done: Trained, folder: Path) -> None:

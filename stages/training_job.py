@@ -62,8 +62,8 @@ class Job:
         return train(self.params, target, dataset, labels, runtime, on_step, self.loss).to_bytes()
 
 
-def job_name(params: Params, recipe: Recipe, data: Path, target: Path, backbone: Path | None) -> str:
-    """Digest of everything that determines the trained weights; `backbone` is the file of a foreign one."""
+def job_name(params: Params, recipe: Recipe, data: Path, target: Path, files: list[Path]) -> str:
+    """Digest of everything that determines the trained weights; files: of other weights that enter."""
     digest = hashlib.sha256()
     sections = TRAINING_SECTIONS | set(recipe.sections)
     digest.update(json.dumps(params.model_dump(mode="json", include=sections), sort_keys=True).encode())
@@ -71,7 +71,7 @@ def job_name(params: Params, recipe: Recipe, data: Path, target: Path, backbone:
     package = Path(aha_core.__file__).parent
     code = [package / name for name in (*TRAINING_CODE, *recipe.code)]
     code += [file for part in ("classifiers", "explainer", "ranking") for file in sorted((package / part).glob("*.py"))]
-    weights = [target / "model.safetensors"] + ([backbone] if backbone else [])
+    weights = [target / "model.safetensors", *files]
     for file in [data / "manifest.json", target / "target.json", *weights, *code]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

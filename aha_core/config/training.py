@@ -55,6 +55,9 @@ class ObjectiveConfig(Section):
 
 
 class TrainConfig(Section):
+    start: str = Field(
+        description="explainer to start from: a folder or a name, as --explainer takes it; empty: random weights"
+    )
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="images per step over all workers")
     augment: Literal["none", "flip", "crop"] = Field(description="none; horizontal flip; random resized crop and flip")

@@ -25,7 +25,7 @@ from aha_core.explainer.model import build_explainer
 from aha_core.files import atomic_json, atomic_safetensors
 from aha_core.targets import Target
 
-BACKBONE = "backbone.safetensors"
+WEIGHTS, BACKBONE = "explainer.safetensors", "backbone.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Training:
 
 def save_explainer(folder: Path, network: ExplainerNetwork, training: Training) -> None:
     """Write the files, each whole or not at all; the target is saved apart."""
-    atomic_safetensors(folder / "explainer.safetensors", network.state_dict())
+    atomic_safetensors(folder / WEIGHTS, network.state_dict())
     facts: dict[str, Any] = {
         "target": training.target,
         "seed": training.seed,
@@ -84,7 +84,7 @@ def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Trai
         ) from error
     network = build_explainer(training.explainer, target, _backbone(folder, training, facts))
     try:
-        network.load_state_dict(load_file(folder / "explainer.safetensors"))
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
         raise AttributionError(
             f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"

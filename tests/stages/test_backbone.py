@@ -30,7 +30,7 @@ def test_backbone_is_trained_once_and_the_explainer_is_trained_on_it(workspace, 
     assert backbone_file(ctx.params) is None
     before = file.stat().st_mtime_ns
     assert with_backbone(ctx) == resolved and file.stat().st_mtime_ns == before
-    names = {job_name(ctx.params, AHA, ctx.paths.data, ctx.paths.target, one) for one in (file, None)}
+    names = {job_name(ctx.params, AHA, ctx.paths.data, ctx.paths.target, one) for one in ([file], [])}
     assert len(names) == 2
 
     target = Target.load(ctx.paths.target)

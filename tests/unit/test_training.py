@@ -7,7 +7,8 @@ from aha_core.batches import Batch, batch_indices
 from aha_core.config import Params, parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
-from aha_core.errors import ConfigError, ResourceError
+from aha_core.errors import AttributionError, ConfigError, ResourceError
+from aha_core.explainer.storage import Training, save_explainer
 from aha_core.fastshap import fastshap_loss
 from aha_core.masked_passes import MaskedPasses
 from aha_core.runtime import LocalRuntime
@@ -171,3 +172,46 @@ def test_a_loss_that_is_not_finite_stops_with_the_learning_rate(params, dataset,
     broken.std.fill_(float("nan"))
     with pytest.raises(ResourceError, match=r"loss is nan at step 0; lower train.lr"):
         train(params, broken, dataset, LABELS, LocalRuntime(torch.device("cpu")))
+
+
+class TestStart:
+    """`train.start`: training goes on from another explainer's weights."""
+
+    @pytest.fixture
+    def trained(self, params, target, tmp_path):
+        """A folder with an explainer whose weights are not the seeded ones."""
+        other = params.model_copy(update={"seed": params.seed + 1})
+        network = new_state(other, target, torch.device("cpu")).explainer
+        training = Training(target.name, other.seed, params.explainer, params.ranking, params.perturbation)
+        save_explainer(tmp_path / "explainer", network, training)
+        return network.state_dict(), tmp_path
+
+    @staticmethod
+    def starting(params, start, **explainer):
+        update = {"train": params.train.model_copy(update={"start": str(start)})}
+        update["explainer"] = params.explainer.model_copy(update=explainer)
+        return params.model_copy(update=update)
+
+    def test_both_networks_begin_with_the_weights(self, params, target, trained):
+        saved, folder = trained
+        fresh = new_state(params, target, torch.device("cpu"))
+        state = new_state(self.starting(params, folder), target, torch.device("cpu"))
+        for network in (state.explainer, state.average):
+            assert all(value.equal(saved[name]) for name, value in network.state_dict().items())
+        assert not weights(state).equal(weights(fresh))
+        assert state.step == 0 and all(one.requires_grad for one in state.explainer.parameters())
+
+    def test_a_checkpoint_wins(self, params, dataset, target, trained):
+        """A killed run continues; it does not begin again."""
+        params, saved = self.starting(params, trained[1]), []
+        whole = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu"), save=saved.append))
+        runtime = LocalRuntime(torch.device("cpu"), load=lambda: saved[0])
+        assert weights(train(params, target, dataset, LABELS, runtime)).equal(weights(whole))
+
+    def test_another_network_is_refused_with_its_settings(self, params, target, trained):
+        with pytest.raises(AttributionError, match=r"train.start = .* another network .* 'width': 16"):
+            new_state(self.starting(params, trained[1], width=32), target, torch.device("cpu"))
+
+    def test_nothing_there(self, params, target, tmp_path):
+        with pytest.raises(AttributionError, match="no explainer in .*nowhere"):
+            new_state(self.starting(params, tmp_path / "nowhere"), target, torch.device("cpu"))
