@@ -18,18 +18,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aha_core.attribution import Explainer
-from aha_core.baselines import make_baseline, refusal
+from aha_core.baselines import refusal
 from aha_core.benchmarks.measure import in_fresh_process, peak_mb, seconds, timed
 from aha_core.config import Params
 from aha_core.cost import measured
 from aha_core.files import atomic_json
-from aha_core.protocols import Attributor
 from aha_core.summary import HYBRID, OURS
 from aha_core.targets import Target
 from stages.bench import facts, save_csv
 from stages.context import Context
-from stages.evaluate import AhaMaps, baseline_settings, step_of
+from stages.evaluate import baseline_settings, maker
 from stages.images import first_images
 from stages.paths import Paths
 
@@ -67,7 +65,7 @@ def cost_of(root: Path, params: Params, device: str, threads: int, name: str, im
             return target(x)
 
     classes = plain().argmax(dim=1)
-    method = method_named(ctx, target, name)
+    method = maker(ctx, name)(target)
     method.attribute(x[:1], classes[:1])  # sizes of micro-batches, kernels, caches
     with measured(target) as cost:
         first = timed(lambda: method.attribute(x, classes), where)[1]
@@ -79,16 +77,6 @@ def cost_of(root: Path, params: Params, device: str, threads: int, name: str, im
         "forward": cost.forward / len(x),
         "gradients": cost.gradients / len(x),
     }
-
-
-def method_named(ctx: Context, target: Target, name: str) -> Attributor:
-    """A method as `aha evaluate` names it."""
-    if name != HYBRID and not name.startswith(OURS):
-        return make_baseline(name, target, baseline_settings(ctx))
-    params = ctx.params
-    explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
-    hybrid = name == HYBRID
-    return AhaMaps(explainer, 0 if hybrid else step_of(name), hybrid)
 
 
 def shown(table: pd.DataFrame) -> Table:

@@ -137,8 +137,9 @@ def score(
                             with measured(target) as cost, autocast(torch.device(ctx.device), precision_of(ctx, name)):
                                 attempt = attempt_maps(methods[name].attribute, batch.x, classes)
                             facts = vars(cost) | {"maps": len(classes)}
-                        if name.startswith(OURS):  # scored is what `refine` kept
-                            own = refined[start : start + len(classes), step_of(name)]
+                        steps = step_of(name)
+                        if steps is not None:  # scored is what `refine` kept
+                            own = refined[start : start + len(classes), steps]
                             attempt = attempt_maps(stored(own), batch.x, classes)
                         keep = max(params.evaluate.gallery - start, 0)
                         store.save(start, evaluator.score(name, attempt, keep, facts))
@@ -178,11 +179,22 @@ def checked_methods(ctx: Context, target: Target) -> list[str]:
 
 
 def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
-    """Builds a method for any target of the same kind: a baseline, or AHA in one pass."""
-    if name != "aha":
+    """Builds a method for any target of the same kind: a baseline by name, or AHA: aha and aha_t0 (one pass),
+    aha_hybrid, aha_tN (N refinement steps).
+
+    Raises ConfigError for an unknown name.
+    """
+    steps = 0 if name in ("aha", HYBRID) else step_of(name)
+    if steps is None:
         return lambda target: make_baseline(name, target, baseline_settings(ctx))
+    params = ctx.params
     intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
-    return lambda target: Explainer(target, intact.network, intact.training)
+
+    def build(target: Target) -> AhaMaps:
+        own = Explainer(target, intact.network, intact.training, params.refine, params.resources.memory_gb)
+        return AhaMaps(own, steps, name == HYBRID)
+
+    return build
 
 
 def precision_of(ctx: Context, name: str) -> Precision:
@@ -196,8 +208,10 @@ def stored(refined: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, _classes: torch.from_numpy(refined.copy()).to(x.device)
 
 
-def step_of(name: str) -> int:
-    return int(name.removeprefix(OURS))
+def step_of(name: str) -> int | None:
+    """N of aha_tN; None for other names."""
+    steps = name.removeprefix(OURS)
+    return int(steps) if name.startswith(OURS) and steps.isdigit() else None
 
 
 def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str, float]:
@@ -229,7 +243,7 @@ def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str,
 
 @dataclass(frozen=True)
 class AhaMaps:
-    """AHA's hybrid or refined maps as a method."""
+    """AHA's maps as a method: in one pass, hybrid or refined."""
 
     explainer: Explainer
     steps: int = 0

@@ -12,7 +12,9 @@ from aha_core.config.section import ClassRole, Count, EvaluationReference, Fract
 class ChecksConfig(Section):
     """Checks that ask methods for new maps: grid pointing game, max-sensitivity, model randomisation."""
 
-    methods: tuple[str, ...] = Field(description="checked methods: baselines by name, aha for AHA in one pass")
+    methods: tuple[str, ...] = Field(
+        description="checked methods: baselines by name; aha for one pass, aha_hybrid, aha_t3"
+    )
     images: Count = Field(description="images for max-sensitivity and model randomisation")
     mosaics: Count = Field(description="most mosaics of each grid")
     sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(description="cells per side of the grids")

@@ -153,7 +153,7 @@ def test_checks_ask_methods_for_new_maps(ctx, change, monkeypatch):
 
     monkeypatch.setattr(checks, "choose_cells", every_image)
     config = {
-        "methods": ["aha", "centre", "grad_cam"],
+        "methods": ["aha", "aha_t0", "aha_hybrid", "aha_t1", "centre", "grad_cam"],
         "images": 2,
         "mosaics": 2,
         "sides": [2, 3],
@@ -164,8 +164,10 @@ def test_checks_ask_methods_for_new_maps(ctx, change, monkeypatch):
     ctx = refined(ctx.paths.root)
     evaluate.run(ctx)
     rows = pd.read_parquet(ctx.paths.evaluation / "checks.parquet")
-    assert set(rows["method"]) == {"aha", "centre", "grad_cam"}
+    assert set(rows["method"]) == set(config["methods"])
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())["checks"]
+    assert summary["aha"] == summary["aha_t0"]
+    assert len({summary[name]["max_sensitivity"]["mean"] for name in ("aha", "aha_hybrid", "aha_t1")}) == 3
     centre = summary["centre"]
     assert centre["max_sensitivity"]["mean"] == 0 and all(one["mean"] == 1 for one in centre["spearman"].values())
     for method in ("aha", "grad_cam"):
