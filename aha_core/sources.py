@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from aha_core.classifiers.build import create_model
+from aha_core.classifiers.patches import project_patches
 from aha_core.data.labels import imagenet_class_names
 from aha_core.errors import AttributionError, TargetError
 from aha_core.targets import Target
@@ -115,7 +116,9 @@ def frozen_view(model: nn.Module) -> nn.Module:
     """
     shared: dict[int, Any] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in model.parameters()}
     shared |= {id(one): one.detach() for one in model.buffers()}
-    return copy.deepcopy(model, shared).eval()
+    view = copy.deepcopy(model, shared).eval()
+    project_patches(view)
+    return view
 
 
 def built_for(model: Any) -> int:

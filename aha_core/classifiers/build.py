@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aha_core.classifiers import convstem_mini  # noqa: F401 (registers its model with timm)
+from aha_core.classifiers.patches import project_patches
 from aha_core.errors import TargetError
 
 
 def create_model(
     name: str, num_classes: int, image_size: int, pretrained: bool = False, section: str = "target"
 ) -> nn.Module:
-    """timm.create_model for square inputs; convolutional ones channels-last, which is faster (`aha bench passes`).
+    """timm.create_model for square inputs; convolutional ones channels-last, which is faster (`aha bench passes`);
+    patch embeddings are matrix products (`PatchProjection`).
 
     Args:
         name: timm model name, with or without a tag of weights.
@@ -51,6 +53,7 @@ def create_model(
     _whole_patches(model, name, image_size)
     if not getattr(model, "num_prefix_tokens", 0):
         model.to(memory_format=torch.channels_last)
+    project_patches(model)
     return model
 
 

@@ -82,6 +82,55 @@ def test_table_of_grid_pointing_is_the_committed_one():
     assert page.split("<!-- table grid -->\n")[1].split("\n<!-- end -->")[0] == grid_table()
 
 
+def mosaics_table() -> str:
+    """ViT-Tiny on both grids, AHA's steps included."""
+    checks = json.loads((RESULTS / "vit-tiny-imagenet/grid.json").read_text())["checks"]
+    lines = [
+        "| method | energy 2 × 2 | rank 2 × 2 | hit 2 × 2 | energy 3 × 3 | rank 3 × 3 | hit 3 × 3 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    ours = [name for name in checks if name.startswith("aha")]
+    others = sorted(set(checks) - set(ours), key=lambda name: -checks[name]["grid_2x2_rank"]["mean"])
+    for name in ours + others:
+        scores = [f"grid_{side}x{side}{kind}" for side in (2, 3) for kind in ("", "_rank", "_hit")]
+        lines.append(f"| `{name}` | {' | '.join(with_interval(checks[name][score], 2) for score in scores)} |")
+    return "\n".join(lines)
+
+
+def costs_table() -> str:
+    """What a map of each method costs, the cheapest first."""
+    lines = [
+        "| method | ms per map | plain passes | peak MB | forward passes | gradients |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = pd.read_csv(RESULTS / "bench/vit-tiny/methods.csv").sort_values("seconds")
+    for row in rows.itertuples():
+        lines.append(
+            f"| `{row.method}` | {1000 * row.seconds:,.0f} | {row.cost:,.3g} | {row.peak_mb:,.0f} | {row.forward:,.4g} "
+            f"| {row.gradients:,.4g} |"
+        )
+    return "\n".join(lines)
+
+
+def measures_table() -> str:
+    """Measures that nothing was trained on, in docs/results.md, AHA first."""
+    summary = json.loads((RESULTS / "vit-tiny-imagenet/measures.json").read_text())
+    scores, free = summary["scores"]["predicted"], summary["reference_free"]
+    lines = [
+        "| method | ROAD ↑ | MAS ↑ | SaCo ↑ | single deletion ↑ |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    ours = ["aha_t3", "aha_hybrid", "aha_t0"]
+    others = sorted(
+        (name for name in scores if not name.startswith("aha_")), key=lambda name: -scores[name]["srg"]["mean"]
+    )
+    for name in ours + others:
+        cells = [with_interval(free[name]["road"], 3)]
+        cells += [with_interval(scores[name][one], 3) for one in ("mas", "saco", "single_deletion")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def classes_table() -> str:
     """SRG by class role, POS and NEG in docs/results.md."""
     summary = json.loads((RESULTS / "vit-tiny-imagenet/classes.json").read_text())
@@ -119,7 +168,8 @@ def designs_table() -> str:
     ("page", "table", "made"),
     [
         ("results", "classes", classes_table), ("results", "references", references_table),
-        ("designs", "designs", designs_table),
+        ("designs", "designs", designs_table), ("metrics", "mosaics", mosaics_table), ("metrics", "costs", costs_table),
+        ("results", "measures", measures_table),
     ],
 )  # fmt: skip
 def test_tables_of_the_pages_are_the_committed_ones(page, table, made):
