@@ -23,6 +23,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+ON_A_CPU = (
+    2  # images per system there: vectors stay in the cache, and none waits for the hardest; 32 took 2.2 times as long
+)
+
 
 def impute(
     images: Float[Tensor, "B C H W"],
@@ -43,19 +47,28 @@ def impute(
     """
     if bool(removed.flatten(1).all(dim=1).any()):
         raise ValueError("imputation needs at least one pixel of each image")
+    together = len(images) if images.is_cuda else ON_A_CPU
+    parts = zip(images.split(together), removed.split(together), strict=True)
+    solution = torch.cat([_solve(x, hole, tolerance) for x, hole in parts])
+    return torch.where(removed, solution + noise, images)
+
+
+def _solve(
+    images: Float[Tensor, "B C H W"], removed: Bool[Tensor, "B 1 H W"], tolerance: float
+) -> Float[Tensor, "B C H W"]:
+    """The removed pixels without noise, 0 elsewhere."""
     hole = removed.to(images.dtype)
     known = images * (1 - hole)
     degree = _neighbours(torch.ones_like(hole[:1]))
     right = _neighbours(known) * hole
     holes = _coarse_holes(hole)
-    solution = _conjugate_gradients(
+    return _conjugate_gradients(
         lambda x: (degree * x - _neighbours(x)) * hole,
         lambda r: _multilevel(r, holes) * hole,
         right,
         _pyramid(known, 1 - hole) * hole,
         tolerance,
     )
-    return torch.where(removed, solution + noise, images)
 
 
 def _neighbours(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
