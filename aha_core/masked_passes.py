@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.config import Precision
-from aha_core.memory import activation_bytes, halved, images_within
+from aha_core.memory import halved, images_within
 from aha_core.perturbation import remove, upsample_masks
 from aha_core.precision import autocast
 from aha_core.targets import Target, plain_attention
@@ -54,11 +54,11 @@ class MaskedPasses:
         """
         if not self.micro_batch:
             mask = masks[:1, :1].detach()
-            needed = activation_bytes(
+            self.micro_batch = images_within(
+                self.memory_gb,
                 self.target,
                 lambda n: _micro_batch(self, x[:1], classes[:1], mask.repeat(n, 1, 1), reference[:1], True),
             )
-            self.micro_batch = images_within(self.memory_gb, needed)
         scores: Tensor = _Scores.apply(masks, self, x, classes, reference)
         return scores
 

@@ -39,9 +39,16 @@ def activation_bytes(model: nn.Module, run: Callable[[int], object]) -> int:
     return max(kept(2) - kept(1), 1)
 
 
-def images_within(memory_gb: float, bytes_per_image: int) -> int:
-    """How many images fit, at least one."""
-    return max(int(memory_gb * GIB / bytes_per_image), 1)
+def images_within(memory_gb: float, model: nn.Module, run: Callable[[int], object]) -> int:
+    """How many images fit, at least one; also where the measurement itself runs out of memory.
+
+    Args:
+        model, run: see `activation_bytes`.
+    """
+    try:
+        return max(int(memory_gb * GIB / activation_bytes(model, run)), 1)
+    except RuntimeError as error:
+        return halved(2, error, "")
 
 
 def halved(images: int, error: RuntimeError, target: str) -> int:
@@ -53,6 +60,6 @@ def halved(images: int, error: RuntimeError, target: str) -> int:
         raise error
     if images == 1:
         raise ResourceError(
-            f"out of memory with one masked image of {target}; use a larger machine or more workers"
+            f"out of memory with one masked image of {target}; use more memory, or fewer workers on this machine"
         ) from error
     return images // 2

@@ -22,6 +22,6 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """bf16 autocast for `bf16`, and for `auto` where it is native; else nothing."""
+    """bf16 autocast for `bf16`, and for `auto` where it is fast; else nothing."""
     wanted = precision == "bf16" or (precision == "auto" and has_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aha_core.memory import activation_bytes, halved, images_within
+from aha_core.memory import halved, images_within
 from aha_core.targets import Target
 
 
@@ -32,7 +32,7 @@ class Scorer:
         def run(images: int) -> Any:
             return self._probabilities(torch.zeros(images, 3, size, size, device=device, requires_grad=True))
 
-        self.batch_size = min(batch_size, images_within(memory_gb, activation_bytes(target, run)))
+        self.batch_size = min(batch_size, images_within(memory_gb, target, run))
 
     def __call__(self, x: Float[Tensor, "M 3 H W"]) -> Float[Tensor, "M Y"]:
         """Raises ResourceError when not even one image fits into memory."""

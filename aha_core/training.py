@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from aha_core.batches import Batch, batches
 from aha_core.config import Params, expand_path
 from aha_core.data.dataset import PreparedImages
-from aha_core.errors import AttributionError, ConfigError, ResourceError
+from aha_core.errors import ConfigError, ResourceError
 from aha_core.explainer import ExplainerNetwork, build_explainer
 from aha_core.explainer.model import explain
-from aha_core.explainer.storage import load_explainer
+from aha_core.explainer.storage import start_from
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import (
     StepDraw,
@@ -86,7 +86,7 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
         torch.manual_seed(params.seed)
         explainer = build_explainer(params.explainer, target).to(device)
     if params.train.start:
-        begin_from(params.train.start, explainer, target)
+        start_from(locate(expand_path(params.train.start, "train.start"))[0], explainer, params.explainer)
     average = copy.deepcopy(explainer).requires_grad_(False)
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
@@ -95,18 +95,6 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
         cycle_momentum=False,
     )  # fmt: skip
     return TrainingState(explainer, average, optimiser, schedule)
-
-
-def begin_from(start: str, explainer: ExplainerNetwork, target: Target) -> None:
-    """Give the explainer the weights of a trained one."""
-    trained, how = load_explainer(locate(expand_path(start, "train.start"))[0], target)
-    try:
-        explainer.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        raise AttributionError(
-            f"train.start = {start!r} has another network than the section `explainer`; its own is "
-            f"{how.explainer.model_dump(mode='json')}"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def facts(ctx: Context) -> dict[str, object]:
     device = torch.device(ctx.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
-        "device": name, "threads": ctx.threads, "native_bf16": has_bf16(device), "torch": torch.__version__,
+        "device": name, "threads": ctx.threads, "fast_bf16": has_bf16(device), "torch": torch.__version__,
         "target": ctx.params.target.name, "image_size": ctx.params.data.image_size, "seed": ctx.params.seed,
     }  # fmt: skip
 

@@ -215,9 +215,11 @@ def step_of(name: str) -> int | None:
 
 
 def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str, float]:
-    """What the precision of scoring changes against float32, on the first chunk: largest and mean |difference| of the
-    probabilities of its images and of them half removed; the same of AHA's one-pass SRG, image by image, and the mean
-    of its signed difference.
+    """What the precision of scoring changes against float32, on the first chunk.
+
+    max_error, mean_error: over its images and the same half removed, the largest |difference| of a probability;
+    srg_max_error, srg_mean_error: over image x reference, |difference| of AHA's one-pass SRG; srg_shift: with its sign,
+    the mean. No SRG where no image of the chunk has a map.
     """
     params = ctx.params
     role, exact, quick = params.evaluate.classes[0], ctx.scorer(target, "fp32"), ctx.scorer(target)
@@ -226,18 +228,16 @@ def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str,
     half = batch.x * (torch.arange(batch.x.shape[-1], device=batch.x.device) % 2)
     with torch.no_grad():
         probabilities = torch.cat([(exact(x) - quick(x)).abs().amax(dim=1) for x in (batch.x, half)])
-    config = params.evaluate.model_copy(update={"measures": ()})
-    evaluator = ChunkEvaluator(
-        exact, replace(batch, masks=None), role, classes, config, params.perturbation, params.seed
-    )
-    kept = np.load(ctx.paths.refined / f"maps_{role}.npy", mmap_mode="r")[: len(classes), 0]
-    again = evaluator.score(f"{OURS}0", attempt_maps(stored(kept), batch.x, classes)).rows
+    found = {"max_error": probabilities.max(), "mean_error": probabilities.mean()}
     known = [row["srg"] for row in store.load(role, 0, f"{OURS}0").rows]
-    srg = torch.tensor(known, dtype=torch.float64) - torch.tensor([row["srg"] for row in again], dtype=torch.float64)
-    found = {
-        "max_error": probabilities.max(), "mean_error": probabilities.mean(),
-        "srg_max_error": srg.abs().max(), "srg_mean_error": srg.abs().mean(), "srg_shift": srg.mean(),
-    }  # fmt: skip
+    if known:
+        config = params.evaluate.model_copy(update={"measures": ()})
+        bare = replace(batch, masks=None)
+        evaluator = ChunkEvaluator(exact, bare, role, classes, config, params.perturbation, params.seed)
+        kept = np.load(ctx.paths.refined / f"maps_{role}.npy", mmap_mode="r")[: len(classes), 0]
+        again = [row["srg"] for row in evaluator.score(f"{OURS}0", attempt_maps(stored(kept), batch.x, classes)).rows]
+        srg = torch.tensor(known, dtype=torch.float64) - torch.tensor(again, dtype=torch.float64)
+        found |= {"srg_max_error": srg.abs().max(), "srg_mean_error": srg.abs().mean(), "srg_shift": srg.mean()}
     return {name: round(float(value), 6) for name, value in found.items()}
 
 

@@ -94,7 +94,8 @@ def store_folder(ctx: Context) -> Path:
     digest = hashlib.sha256()
     settings = params.model_dump(mode="json", include={"seed", "perturbation", "evaluate"})
     settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in NOT_IN_A_PART}
-    settings |= {"chunk": params.resources.batch_size, "hybrid": params.refine.precision}
+    settings["refine"] = params.refine.model_dump(mode="json", exclude={"steps"})  # for hybrid maps and checks
+    settings["chunk"] = params.resources.batch_size
     settings |= {"device": ctx.device, "threads": ctx.scoring_threads, "memory": params.resources.memory_gb}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     package = Path(aha_core.__file__).parent

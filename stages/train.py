@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from aha_core.config import Params, expand_path
-from aha_core.explainer.storage import WEIGHTS, Training, save_explainer
+from aha_core.errors import AttributionError, ConfigError
+from aha_core.explainer.storage import WEIGHTS, Training, check_start, save_explainer
 from aha_core.files import atomic_json, atomic_text
 from aha_core.runtime import Row
 from aha_core.sources import locate
@@ -68,9 +69,11 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     """Train to the end, wherever the last attempt stopped; None on the ranks of torchrun that have nothing to write."""
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
-    start = start_folder(params)
+    start = start_folder(ctx)
     resolved = with_start(with_backbone(ctx), start)
-    if params.explainer.kind == "features":  # what cannot work is refused before workers start
+    if start:  # what cannot work is refused before workers start
+        check_start(start, params.explainer)
+    if params.explainer.kind == "features":
         new_state(resolved, target, torch.device("cpu"))
     weights = [backbone_file(resolved), start / WEIGHTS if start else None]
     name = job_name(params, recipe, paths.data, paths.target, [file for file in weights if file])
@@ -97,18 +100,26 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     assert final is not None
-    state = new_state(resolved, target, torch.device("cpu"))
+    state = new_state(with_start(resolved, None), target, torch.device("cpu"))
     state.load_bytes(final)
     return Trained(target.name, state, tracker, storage, name)
 
 
-def start_folder(params: Params) -> Path | None:
+def start_folder(ctx: Context) -> Path | None:
     """Where the explainer lies whose weights training starts from, absolute: workers have other working directories.
 
-    Raises AttributionError when there is none.
+    Raises AttributionError when there is none, ConfigError when it is the one that this stage replaces.
     """
-    start = params.train.start
-    return locate(expand_path(start, "train.start"))[0].resolve() if start else None
+    start = ctx.params.train.start
+    if not start:
+        return None
+    folder = expand_path(start, "train.start")
+    if folder.resolve() in (ctx.paths.explainer, ctx.paths.explainer.parent):
+        raise ConfigError(f"train.start = {start!r} is what training replaces; copy that explainer to another folder")
+    try:
+        return locate(folder)[0].resolve()
+    except AttributionError as error:
+        raise AttributionError(f"train.start = {start!r}: no explainer there and none of that name") from error
 
 
 def with_start(params: Params, folder: Path | None) -> Params:

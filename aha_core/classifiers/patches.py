@@ -39,6 +39,8 @@ def project_patches(model: Any) -> None:
     conv = getattr(embed, "proj", None)
     if (
         type(conv) is nn.Conv2d
+        and isinstance(conv.weight, nn.Parameter)
+        and not (conv._forward_hooks or conv._forward_pre_hooks)  # somebody's own: they stay
         and conv.kernel_size == conv.stride != (1, 1)
         and conv.padding in ((0, 0), "valid")
         and conv.dilation == (1, 1)

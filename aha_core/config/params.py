@@ -24,7 +24,7 @@ class ResourceConfig(Section):
     )
     batch_size: Count = Field(description="most images per forward pass outside training")
     memory_gb: Positive = Field(
-        description="GiB for the activations of a pass over masked images: training, refinement, scoring; per process"
+        description="GiB for the activations of a pass over masked images: training, refinement, curves and measures"
     )
 
 

@@ -70,7 +70,7 @@ class TrainConfig(Section):
         description="decay of the averaged weights that are kept; 0 keeps the last weights"
     )
     precision: Precision = Field(
-        description="autocast type of the masked passes and the decoder; auto: bf16 where the hardware has it"
+        description="autocast type of the masked passes and the decoder; auto: bf16 on GPUs and CPUs with AMX"
     )
     report_every: Count = Field(description="steps between points of the training curve")
     checkpoint_every: Count = Field(description="steps between checkpoints")
@@ -96,4 +96,4 @@ class RefineConfig(Section):
     )
     grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid, cells")
     tau: Positive = Field(description="temperature: width of a mask's edge in standard deviations of the map")
-    precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 where the hardware has it")
+    precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 on GPUs and CPUs with AMX")

@@ -67,6 +67,19 @@ def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Trai
             features, or the backbone has other weights than in training.
         TargetError: the backbone cannot be had.
     """
+    training, facts = read_facts(folder)
+    network = build_explainer(training.explainer, target, _backbone(folder, training, facts))
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise AttributionError(
+            f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"
+        ) from error
+    return network, training
+
+
+def read_facts(folder: Path) -> tuple[Training, dict[str, Any]]:
+    """What explainer.json holds. Raises AttributionError when it is missing or of another version."""
     if not (folder / "explainer.json").is_file():
         raise AttributionError(f"no explainer in {folder}; run `aha train` first")
     facts = json.loads((folder / "explainer.json").read_text())
@@ -82,14 +95,47 @@ def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Trai
         raise AttributionError(
             f"{folder / 'explainer.json'} is of another version of AHA; run `aha train` again ({error})"
         ) from error
-    network = build_explainer(training.explainer, target, _backbone(folder, training, facts))
+    return training, facts
+
+
+def check_start(folder: Path, config: ExplainerConfig) -> dict[str, Any]:
+    """The facts of an explainer whose weights a network of this configuration can start from.
+
+    Raises AttributionError when its section `explainer` says another network.
+    """
+    training, facts = read_facts(folder)
+    if _network(training.explainer) != _network(config):
+        raise AttributionError(
+            f"train.start: the explainer in {folder} has another network than the section `explainer`; its own is "
+            f"{training.explainer.model_dump(mode='json')}"
+        )
+    return facts
+
+
+def _network(config: ExplainerConfig) -> dict[str, Any]:
+    """What of the configuration makes the network; the backbone's weights are compared by their digest."""
+    facts = config.model_dump(mode="json", exclude={"dropout"})
+    for name in ("source", "checkpoint"):
+        facts.get("backbone", {}).pop(name, None)
+    return facts
+
+
+def start_from(folder: Path, network: ExplainerNetwork, config: ExplainerConfig) -> None:
+    """Give an untrained network the weights of a trained one.
+
+    Raises AttributionError when that is another network, was trained for features of another shape, or with another
+    foreign backbone.
+    """
+    facts = check_start(folder, config)
+    if isinstance(network, DptExplainer) and network.backbone.digest() != facts.get("backbone_sha256"):
+        raise AttributionError(f"train.start: the explainer in {folder} was trained on a backbone with other weights")
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
         raise AttributionError(
-            f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"
+            f"train.start: the explainer in {folder} was trained for {facts['target']}, whose features have other "
+            f"shapes: {error}"
         ) from error
-    return network, training
 
 
 def _backbone(folder: Path, training: Training, facts: dict[str, Any]) -> Backbone | None:

@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-ON_A_CPU = (
-    2  # images per system there: vectors stay in the cache, and none waits for the hardest; 32 took 2.2 times as long
-)
+ON_A_CPU = 2  # images at a time: vectors stay in the cache, none waits for the hardest; 32 took 2.2 times as long
 
 
 def impute(

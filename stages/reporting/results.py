@@ -146,9 +146,19 @@ def notes(summary: dict[str, Any]) -> tuple[str, ...]:
     skipped = dict.fromkeys(one["skipped"] for one in summary.get("checks", {}).values() if "skipped" in one)
     lines += [f"Grid pointing was not played on {reason}." for reason in skipped]
     if "precision" in summary:
-        lines.append(
-            "Scored in {type}, on the first images: probabilities differ from float32 by {mean_error:.2g} on average "
-            "and at most {max_error:.2g}, SRG of one pass by {srg_mean_error:.2g} and {srg_max_error:.2g}, its mean by "
-            "{srg_shift:+.2g}.".format(**summary["precision"])
-        )
+        lines.append(precision_note(summary["precision"]))
     return tuple(lines)
+
+
+def precision_note(facts: dict[str, Any]) -> str:
+    """What another number format than float32 changes."""
+    words = (
+        "Scored in {type}. On the first images, the largest difference of an image's probabilities to float32 is "
+        "{mean_error:.2g} on average and at most {max_error:.2g}"
+    )
+    if "srg_shift" in facts:
+        words += (
+            "; SRG of one pass differs by {srg_mean_error:.2g} on average, {srg_max_error:.2g} at most, its mean by "
+            "{srg_shift:+.2g}"
+        )
+    return words.format(**facts) + "."

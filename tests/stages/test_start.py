@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
-from aha_core.errors import AttributionError
-from stages import train
+from aha_core.errors import AttributionError, ConfigError
+from stages import fastshap, train
 from stages.context import Context
-from stages.train import AHA, start_folder, with_start
-from stages.training_job import job_name
 from tests.stages.conftest import untrained_explainer
 from tests.stages.quiet import Quiet
 
@@ -38,25 +36,51 @@ def test_training_goes_on_from_the_weights(ctx, workspace, monkeypatch):
     assert not all(value.allclose(last[name], atol=1e-3) for name, value in weights_of(ctx.paths.explainer).items())
 
 
-def test_other_weights_are_another_run(ctx, workspace):
-    folder = start_folder(ctx.params)
-    assert folder == workspace / "first"
+def test_other_weights_are_another_run(ctx, workspace, monkeypatch):
+    monkeypatch.setattr(train, "Tracker", Quiet)
+    monkeypatch.setattr(train, "log", lambda tracker, ctx: None)
+    runs, fit = [], train.fit
 
-    def name():
-        return job_name(ctx.params, AHA, ctx.paths.data, ctx.paths.target, [folder / "explainer.safetensors"])
+    def noted(job, *rest):
+        runs.append((job.storage, job.params.train.start))
+        return fit(job, *rest)
 
-    before = name()
-    untrained_explainer(ctx)
-    (ctx.paths.explainer / "explainer.safetensors").replace(folder / "explainer.safetensors")
-    assert name() != before
+    monkeypatch.setattr(train, "fit", noted)
+    train.run(ctx)
+    (workspace / "first/explainer.safetensors").write_bytes(
+        (ctx.paths.explainer / "explainer.safetensors").read_bytes()
+    )
+    train.run(ctx)
+    assert runs[0][0] != runs[1][0]
+    assert runs[0][1] == str(workspace / "first")  # absolute, for workers
+
+
+def test_the_learned_baseline_starts_from_random_weights(ctx, change, monkeypatch):
+    change("fastshap", train=True)
+    monkeypatch.setattr(train, "Tracker", Quiet)
+    starts, fit = [], train.fit
+    monkeypatch.setattr(train, "fit", lambda job, *rest: (starts.append(job.params.train.start), fit(job, *rest))[1])
+    fastshap.run(Context.create(ctx.paths.root, workers=0))
+    assert starts == [""]
 
 
 def test_nothing_to_start_from_is_said_before_anything_starts(ctx, workspace, monkeypatch):
     (workspace / "first").rename(workspace / "elsewhere")
     monkeypatch.setattr(train, "fit", None)
-    with pytest.raises(AttributionError, match="no explainer in first"):
+    with pytest.raises(AttributionError, match="train.start = .first.: no explainer there"):
         train.run(ctx)
 
 
-def test_random_weights_again(ctx):
-    assert with_start(ctx.params, None).train.start == "" and start_folder(with_start(ctx.params, None)) is None
+@pytest.mark.parametrize("start", ["outputs", "outputs/explainer"])
+def test_its_own_output_is_no_start(ctx, change, start):
+    change("train", start=start)
+    with pytest.raises(ConfigError, match=f"train.start = '{start}' is what training replaces"):
+        train.run(Context.create(ctx.paths.root, workers=0))
+
+
+def test_another_network_is_refused_before_anything_starts(ctx, change, monkeypatch):
+    levels = ctx.params.explainer.levels
+    change("explainer", levels=[*levels[:-1], 0.95])
+    monkeypatch.setattr(train, "fit", None)
+    with pytest.raises(AttributionError, match="another network than the section `explainer`"):
+        train.run(Context.create(ctx.paths.root, workers=0))

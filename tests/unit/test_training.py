@@ -209,7 +209,7 @@ class TestStart:
         assert weights(train(params, target, dataset, LABELS, runtime)).equal(weights(whole))
 
     def test_another_network_is_refused_with_its_settings(self, params, target, trained):
-        with pytest.raises(AttributionError, match=r"train.start = .* another network .* 'width': 16"):
+        with pytest.raises(AttributionError, match=r"train.start: .* another network .* 'width': 16"):
             new_state(self.starting(params, trained[1], width=32), target, torch.device("cpu"))
 
     def test_nothing_there(self, params, target, tmp_path):

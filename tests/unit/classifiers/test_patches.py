@@ -50,3 +50,11 @@ def test_other_convolutions_stay(conv):
     project_patches(model)
     assert model.patch_embed.proj is conv
     project_patches(nn.Linear(1, 1))  # a model without patches
+
+
+def test_a_hooked_convolution_stays():
+    model = create_model("vit_tiny_patch16_224", 3, 32)
+    model.patch_embed.proj = conv = nn.Conv2d(3, 192, 16, 16)
+    conv.register_forward_hook(lambda *_: None)
+    project_patches(model)
+    assert model.patch_embed.proj is conv
