@@ -257,7 +257,8 @@ class Explainer:
             )
         count = len(classes)
         wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
-        maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat))
+        contrast = self.training.explainer.contrast
+        maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat, contrast))
         if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
             maps = hybrid_maps(self.passes, wide, maps, flat, self.training.perturbation)
         if steps:

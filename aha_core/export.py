@@ -31,6 +31,7 @@ from aha_core.errors import AhaError, AttributionError
 from aha_core.explainer.dpt import DptExplainer
 from aha_core.files import atomic_path
 from aha_core.ranking import standardise
+from aha_core.targets import contrast_rows
 
 Format = Literal["onnx", "torch-export"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -54,10 +55,9 @@ class Graph(nn.Module):
     def __init__(self, explainer: Explainer) -> None:
         super().__init__()
         self.target, self.network = explainer.target, explainer.network
-        self.levels = explainer.training.explainer.levels
+        self.levels, self.contrast = explainer.training.explainer.levels, explainer.training.explainer.contrast
         self.backbone = explainer.network.backbone if isinstance(explainer.network, DptExplainer) else None
-        every = torch.arange(explainer.target.num_classes, device=explainer.device)
-        self.register_buffer("rows", explainer.target.class_rows(every) if self.backbone is None else None)
+        self.register_buffer("rows", explainer.target.classifier_weight if self.backbone is None else None)
 
     def forward(
         self, images: Float[Tensor, "B 3 S S"], classes: Int[Tensor, "B"]
@@ -69,7 +69,7 @@ class Graph(nn.Module):
             raw = self.network(images, self.backbone(images, self.network.depths), wanted)
         else:
             assert self.rows is not None
-            rows = self.rows[wanted]
+            rows = contrast_rows(self.rows, wanted, features.logits, self.contrast)
             evidence = self.target.class_evidence(features, rows)
             raw = self.network(images, features.levels, features.final, rows, evidence)
         return standardise(raw), probabilities

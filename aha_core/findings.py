@@ -8,8 +8,10 @@
     top_drop      the same with r in place of the map's most important pixels, as many as the marker has
 
 The control of a marked image is the same image without marker, looked at in the same place: what is found there is a
-false alarm. `drop` is what the marker is worth to somebody who has no clean image; a map that ranks the marker first
-has top_drop = drop.
+false alarm. Two maps of a control are asked: the marked class's, of which a control of another class shows next to
+nothing, so that its order there is arbitrary (`false_alarms`), and the map of the class that the control is given,
+which is what somebody who explains predictions sees (`predicted_alarms`). `drop` is what the marker is worth to
+somebody who has no clean image; a map that ranks the marker first has top_drop = drop.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def auroc(positive: Float[Tensor, "P"], negative: Float[Tensor, "N"]) -> float:
 class Findings:
     """Of B marked images and their controls, after 0 .. T refinement steps.
 
+    predicted_rank: of the place in the map of the class that the control is given, which may be the marked one;
     reliance: f_c gained by the marker; fooled: whether the marked image is given the marked class.
     """
 
@@ -67,6 +70,7 @@ class Findings:
     rank: Float[Tensor, "T1 B"]
     control_energy: Float[Tensor, "T1 B"]
     control_rank: Float[Tensor, "T1 B"]
+    predicted_rank: Float[Tensor, "T1 B"]
     top_drop: Float[Tensor, "T1 B"]
     drop: Float[Tensor, "B"]
     reliance: Float[Tensor, "B"]
@@ -85,6 +89,7 @@ class Findings:
                 ("rank", self.rank[step]),
                 ("found", self.rank[step] < TOP),
                 ("false_alarms", self.control_rank[step] < TOP),
+                ("predicted_alarms", self.predicted_rank[step] < TOP),
             ):
                 interval = bootstrap_ci(values.double().numpy(), resamples, seed)
                 row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -119,7 +124,7 @@ def find_marker(
     target: Target, maps: MapsOverSteps, x: Float[Tensor, "B 3 S S"], indices: list[int], marker: Marker,
     marked_class: int, grid: int, references: Sequence[Reference],
 ) -> Findings:  # fmt: skip
-    """Maps of the marked class on images with marker and on their clean controls.
+    """Maps of the marked class on images with marker, of that and of the predicted class on their clean controls.
 
     Args:
         target: the classifier that is explained.
@@ -138,16 +143,21 @@ def find_marker(
         rank.append(torch.stack([cell_rank(one, masks, grid).cpu() for one in made]))
         tops.append([most_important(one, marker.side**2) for one in made])
     with torch.no_grad():
-        probabilities = target.probabilities(marked)
-        with_marker, without = probabilities[:, marked_class], target.probabilities(x)[:, marked_class]
+        probabilities, clean = target.probabilities(marked), target.probabilities(x)
+    with_marker, without, given = probabilities[:, marked_class], clean[:, marked_class], clean.argmax(dim=1)
+    predicted_rank, other = rank[1].clone(), given != marked_class
+    if bool(other.any()):
+        made = maps(x[other], given[other])
+        predicted_rank[:, other.cpu()] = torch.stack([cell_rank(one, masks[other], grid).cpu() for one in made])
+    with torch.no_grad():
 
         def lost(where: Bool[Tensor, "B 1 S S"]) -> Float[Tensor, "B"]:
             left = [target.probabilities(torch.where(where, make(marked), marked)) for make in references]
             return (with_marker - torch.stack(left)[:, :, marked_class].mean(dim=0)).cpu()
 
         return Findings(
-            energy[0], rank[0], energy[1], rank[1], torch.stack([lost(top) for top in tops[0]]), lost(masks),
-            (with_marker - without).cpu(), (probabilities.argmax(dim=1) == marked_class).cpu(),
+            energy[0], rank[0], energy[1], rank[1], predicted_rank, torch.stack([lost(top) for top in tops[0]]),
+            lost(masks), (with_marker - without).cpu(), (probabilities.argmax(dim=1) == marked_class).cpu(),
         )  # fmt: skip
 
 

@@ -118,10 +118,11 @@ class Target(nn.Module):
         """softmax(logits) in float32."""
         return self(x).float().softmax(dim=-1)
 
-    def class_rows(self, classes: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """The classifier's weight rows w_c, scaled to unit root-mean-square."""
-        rows = self.classifier_weight[classes].float()
-        return rows * torch.rsqrt(rows.square().mean(dim=-1, keepdim=True) + 1e-12)
+    def class_rows(
+        self, classes: Int[Tensor, "B"], logits: Float[Tensor, "B Y"], contrast: float
+    ) -> Float[Tensor, "B D"]:
+        """What speaks for each class: rows of the classifier's weight, see `contrast_rows`."""
+        return contrast_rows(self.classifier_weight, classes, logits, contrast)
 
     def features(self, x: Float[Tensor, "B 3 H W"], depths: tuple[float, ...]) -> TargetFeatures:
         """One forward pass: logits, feature maps at the given depths (0 = first level, 1 = last), final feature map.
@@ -191,6 +192,33 @@ class Target(nn.Module):
             model = create_model(name, classes, size)
         load_weights(model, folder / "model.safetensors", name)
         return cls(name, model, size, facts["class_names"])
+
+
+def contrast_rows(
+    weight: Float[Tensor, "Y D"], classes: Int[Tensor, "B"], logits: Float[Tensor, "B Y"], contrast: float
+) -> Float[Tensor, "B D"]:
+    """r_c = w_c - beta [c is not predicted] sum_{k != c} q_k w_k, scaled to unit root-mean-square.
+
+    A softmax probability also rises when another class loses: with h the classifier's input and p_c its probability,
+
+        d log p_c / dh = (1 - p_c) (w_c - sum_{k != c} q_k w_k),        q_k = p_k / (1 - p_c)
+
+    so for beta = 1 the row is the direction that speaks for c rather than for what c loses to on this image. The
+    predicted class keeps its own row.
+
+    Args:
+        weight: rows w of the classifier.
+        classes: c of each image.
+        logits: of the images.
+        contrast: beta in [0, 1].
+    """
+    rows = weight[classes].float()
+    if contrast:
+        own = torch.arange(weight.shape[0], device=logits.device) == classes[:, None]
+        others = logits.float().masked_fill(own, torch.finfo(torch.float32).min).softmax(dim=1)
+        beaten = (logits.argmax(dim=1) != classes).float()[:, None]
+        rows = rows - contrast * beaten * (others @ weight.float())
+    return rows * torch.rsqrt(rows.square().mean(dim=-1, keepdim=True) + 1e-12)
 
 
 @contextmanager

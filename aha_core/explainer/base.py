@@ -20,8 +20,9 @@ class ExplainerNetwork(nn.Module, ABC):
 
     @abstractmethod
     def inputs(
-        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
-    ) -> tuple[Any, ...]:
+        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"],
+        contrast: float,
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Arguments of `forward` for the maps of the given classes.
 
         Args:
@@ -30,13 +31,15 @@ class ExplainerNetwork(nn.Module, ABC):
             features: the target's features of x at the depths that the configuration names; one object for all
                 classes of the same images.
             classes: logit indices.
+            contrast: how much speaks for a class by weakening its competitors (`targets.contrast_rows`); nothing to
+                networks that do not read the classifier's rows.
         """
 
 
 def explain(
     explainer: nn.Module, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures,
-    classes: Int[Tensor, "B"],
+    classes: Int[Tensor, "B"], contrast: float = 0.0,
 ) -> Float[Tensor, "B 1 H W"]:  # fmt: skip
     """Raw maps of the given classes from features that are already there; the network may be wrapped for training."""
     network: Any = getattr(explainer, "module", explainer)
-    return explainer(*network.inputs(target, x, features, classes))
+    return explainer(*network.inputs(target, x, features, classes, contrast))

@@ -127,8 +127,9 @@ class DptExplainer(ExplainerNetwork):
         return super()._apply(fn, recurse)
 
     def inputs(
-        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
-    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"],
+        contrast: float,
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:  # fmt: skip
         """Images, stages of the backbone, classes. Several classes of the same images share one backbone
         pass, also where `features.repeat` put them into one batch.
 

@@ -1,14 +1,17 @@
 """The explainer that reads the target's own features.
 
-    tokens = sum_l project_l(norm(level_l)) + embed(<final token, w_c>, standardised) + embed(class evidence)
-    tokens -> GridBlocks modulated by w_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
+    r_c    = w_c, for classes that are not predicted without beta times their competitors (`targets.contrast_rows`)
+    tokens = sum_l project_l(norm(level_l)) + embed(<final token, r_c>, standardised) + embed(class evidence)
+    tokens -> GridBlocks modulated by r_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
 
 The tokens lie on the final level's grid, or on one of 1/16 of the input where that is finer: convolutional networks end
 at 1/32, and their level at 1/16 keeps its positions.
 
 One shared forward pass of the target pays for prediction, features and class rows. Reading the target itself makes
 the map depend on its weights (the model-randomisation sanity check holds by construction) and needs no second
-backbone; w_c and the "logit lens" <token, w_c> make it class-conditional for any class of any head.
+backbone; the classifier's rows w and the "logit lens" <token, r_c> make it class-conditional for any class of any head.
+A class that is not predicted has lost to others, and its map is for it rather than for them: their rows are taken from
+its own, for one product of a vector and the classifier's matrix.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class FeatureExplainer(ExplainerNetwork):
     Args:
         level_channels: channels of each feature level.
         row: length D of the classifier's weight rows.
-        lens: whether the final feature map has D channels, so that <token, w_c> exists.
+        lens: whether the final feature map has D channels, so that <token, r_c> exists.
         evidence: channels of `Target.class_evidence`; 0 where the target has none.
     """
 
@@ -62,9 +65,10 @@ class FeatureExplainer(ExplainerNetwork):
         self.head = nn.Conv2d(outs[-1], 1, 1)
 
     def inputs(
-        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"]
-    ) -> tuple[Any, ...]:
-        rows = target.class_rows(classes)
+        self, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "B"],
+        contrast: float,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        rows = target.class_rows(classes, features.logits, contrast)
         return x, features.levels, features.final, rows, target.class_evidence(features, rows)
 
     def forward(
@@ -80,7 +84,7 @@ class FeatureExplainer(ExplainerNetwork):
         Args:
             x: images in [0, 1].
             levels, final: see `TargetFeatures`.
-            rows: weight rows w_c of the explained classes, unit root-mean-square.
+            rows: r_c of the explained classes, unit root-mean-square.
             evidence: see `Target.class_evidence`.
         """
         grid = torch.Size(max(side, full // STRIDE) for side, full in zip(final.shape[-2:], x.shape[-2:], strict=True))
@@ -116,7 +120,7 @@ def _at(grid: torch.Size, level: Float[Tensor, "B C _ _"]) -> Float[Tensor, "B C
 
 
 def logit_lens(final: Float[Tensor, "B D h w"], rows: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 h w"]:
-    """<token, w_c> of every position, standardised over the image."""
+    """<token, r_c> of every position, standardised over the image."""
     lens = torch.einsum("bdhw,bd->bhw", final.float(), rows)[:, None]
     centred = lens - lens.mean(dim=(2, 3), keepdim=True)
     return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-6)

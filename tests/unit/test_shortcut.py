@@ -79,6 +79,7 @@ def test_rows_of_hand_made_findings():
     found = Findings(
         energy=torch.tensor([[0.2, 0.4]]), rank=torch.tensor([[0.05, 0.3]]),
         control_energy=torch.tensor([[0.1, 0.1]]), control_rank=torch.tensor([[0.5, 0.05]]),
+        predicted_rank=torch.tensor([[0.5, 0.2]]),
         top_drop=torch.tensor([[0.2, 0.3]]), drop=torch.tensor([0.4, 0.6]), reliance=torch.tensor([0.5, 0.7]),
         fooled=torch.tensor([True, False]),
     )  # fmt: skip
@@ -86,11 +87,11 @@ def test_rows_of_hand_made_findings():
     intervals = {name: row.pop(name) for name in list(row) if name.endswith(("_low", "_high"))}
     assert row == pytest.approx(
         {"steps": 0, "images": 2, "energy": 0.3, "control_energy": 0.1, "rank": 0.175, "control_rank": 0.275,
-         "found": 0.5, "false_alarms": 0.5, "auroc": (1 + 0.5 + 1 + 0) / 4, "top_drop": 0.25, "drop": 0.5,
-         "reliance": 0.6, "fooled": 0.5}
+         "found": 0.5, "false_alarms": 0.5, "predicted_alarms": 0.0, "auroc": (1 + 0.5 + 1 + 0) / 4, "top_drop": 0.25,
+         "drop": 0.5, "reliance": 0.6, "fooled": 0.5}
     )  # fmt: skip
     assert intervals["energy_low"] == pytest.approx(0.2) and intervals["energy_high"] == pytest.approx(0.4)
-    assert len(intervals) == 8
+    assert len(intervals) == 10
     (second,) = found.of(torch.tensor([False, True])).rows(resamples=100, seed=0)
     assert second["found"] == 0 and second["false_alarms"] == 1 and second["drop"] == pytest.approx(0.6)
     assert Findings.join([found, found]).rank.shape == (1, 4)
@@ -118,6 +119,36 @@ def test_a_map_of_the_marker_finds_it_and_loses_what_the_marker_is_worth():
         expected = target.probabilities(marked)[:, 1] - (dark + bright) / 2
     assert torch.allclose(found.drop, expected) and torch.allclose(found.top_drop[0], found.drop)
     assert not torch.allclose(found.top_drop[1], found.drop)
+
+
+class Brightness(Target):
+    """Class 1 for images that are bright on average, else class 0."""
+
+    def __init__(self) -> None:
+        super().__init__("resnet18", create_model("resnet18", 2, SIZE), SIZE, ["dark", "bright"])
+
+    def forward(self, x):
+        bright = 20 * (x.mean(dim=(1, 2, 3)) - 0.5)
+        return torch.stack([-bright, bright], dim=1)
+
+
+def test_a_control_is_also_asked_for_the_class_that_it_is_given():
+    x = torch.tensor([0.1, 0.9, 0.2, 0.8])[:, None, None, None].expand(-1, 3, SIZE, SIZE)
+    indices, marked, bright = list(range(4)), 1, torch.tensor([False, True, False, True])
+    masks = MARKER.masks(indices, SIZE).float()
+    asked = []
+
+    def maps(images, classes):  # the marker's place on top for the marked class alone
+        asked.append(classes.tolist())
+        place = masks[: len(images)]  # the same corner in all
+        return torch.where((classes == marked)[:, None, None, None], place, -place)[None]
+
+    found = find_marker(Brightness(), maps, x, indices, MARKER, marked, 8, [torch.zeros_like])
+    assert asked == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0]]
+    assert found.control_rank[0].tolist() == [0.0] * 4
+    assert (found.predicted_rank[0] == 0).tolist() == bright.tolist()
+    (row,) = found.rows(resamples=100, seed=0)
+    assert row["false_alarms"] == 1 and row["predicted_alarms"] == 0.5
 
 
 def test_fine_tuning_repeats_and_follows_its_seed():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aha_core.errors import TargetError
-from aha_core.targets import Target, create_model, load_weights
+from aha_core.targets import Target, contrast_rows, create_model, load_weights
 
 FAMILIES = [
     ("vit_convstem_mini", 64),
@@ -32,9 +32,44 @@ def test_one_forward_gives_logits_levels_and_final_map(name, size):
         assert torch.allclose(features.logits, target(x), atol=1e-5)
     assert len(features.levels) == 4
     assert features.final.ndim == 4
-    rows = target.class_rows(torch.tensor([0, 6]))
+    rows = target.class_rows(torch.tensor([0, 6]), features.logits, 0.5)
     assert rows.shape == (2, features.final.shape[1])
     assert torch.allclose(rows.square().mean(dim=1), torch.ones(2), atol=1e-4)
+
+
+def test_contrast_takes_the_rows_of_likely_competitors_from_a_class_that_is_not_predicted():
+    weight = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, -4.0]])
+    logits = torch.tensor([[-9.0, 0.0, torch.log(torch.tensor(3.0))]])  # of the two others: 1/4 and 3/4
+    row = torch.tensor([[3.0, 0.0 - 0.5 * (0.25 * 2 - 0.75 * 4)]])  # (3, 1.25)
+    expected = row / ((9 + 1.5625) / 2) ** 0.5
+    torch.testing.assert_close(contrast_rows(weight, torch.tensor([0]), logits, 0.5), expected)
+
+
+def test_the_predicted_class_and_all_without_contrast_keep_their_own_rows():
+    weight, classes = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([4, 1])
+    own = weight[classes] / weight[classes].square().mean(dim=1, keepdim=True).sqrt()
+    predicted = torch.nn.functional.one_hot(classes, 5).float()
+    torch.testing.assert_close(contrast_rows(weight, classes, predicted, 0.5), own)
+    torch.testing.assert_close(contrast_rows(weight, classes, predicted.flip(0), 0.0), own)
+    assert not torch.allclose(contrast_rows(weight, classes, predicted.flip(0), 0.5), own)
+
+
+def test_full_contrast_is_the_direction_in_which_the_log_probability_rises():
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    h = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    logits = h @ weight.T
+    classes = logits.argsort(dim=1)[:, 2]  # neither first nor last
+    logits.log_softmax(dim=1).gather(1, classes[:, None]).sum().backward()
+    rows = contrast_rows(weight, classes, logits.detach(), 1.0)
+    torch.testing.assert_close(torch.cosine_similarity(rows, h.grad), torch.ones(3))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_contrast_stands_certainty_and_a_single_class(classes):
+    logits = torch.zeros(1, classes)
+    logits[0, -1] = 1e4
+    rows = contrast_rows(torch.ones(classes, 2).cumsum(dim=0), torch.tensor([0]), logits, 0.5)
+    assert rows.isfinite().all()
 
 
 def test_normalisation_is_inside():

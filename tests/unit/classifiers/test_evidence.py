@@ -31,7 +31,7 @@ def x():
 def test_heads_add_up_to_what_attention_writes_into_the_class_token(name, x):
     target = make_target(name)
     model, prefix, readers = target.model, target.num_prefix_tokens, target.num_class_tokens
-    rows = target.class_rows(torch.tensor([3, 1]))
+    rows = target.class_rows(torch.tensor([3, 1]), torch.zeros(2, target.num_classes), 0.0)
     attention = target.features(x, (1.0,)).attention
     readouts = evidence.head_readouts(model, rows)
     written = [getattr(block, "ls1", None) or block.attn for block in model.blocks]
@@ -61,13 +61,13 @@ def test_models_without_a_class_token_have_none(name):
     target = Target(name, create_model(name, 5, size), size, list("abcde"))
     features = target.features(torch.rand(1, 3, size, size), (1.0,))
     assert features.attention is None
-    assert target.class_evidence(features, target.class_rows(torch.tensor([0]))) is None
+    assert target.class_evidence(features, target.class_rows(torch.tensor([0]), features.logits, 0.0)) is None
 
 
 def test_channels_depend_on_the_class_are_bounded_and_leave_no_hook(x):
     target = make_target(PLAIN)
     features = target.features(x, (1.0,)).repeat(2)
-    channels = target.class_evidence(features, target.class_rows(torch.tensor([0, 0, 1, 1])))
+    channels = target.class_evidence(features, target.class_rows(torch.tensor([0, 0, 1, 1]), features.logits, 0.0))
     assert channels.shape == (4, 2 * 12 * 3, 7, 7)
     spread, direct = channels.chunk(2, dim=1)
     assert torch.equal(spread[:2], spread[2:])

@@ -70,7 +70,7 @@ def test_features_are_the_models_own(target):
         assert torch.equal(target.features(x, ()).logits, target(x))
     assert [level.ndim for level in features.levels] == [4] * 4
     assert torch.equal(features.levels[1], features.levels[3])
-    rows = target.class_rows(torch.tensor([0, CLASSES - 1]))
+    rows = target.class_rows(torch.tensor([0, CLASSES - 1]), torch.zeros(2, CLASSES), 0.0)
     assert rows.shape == (2, features.final.shape[1]), "the logit lens needs vectors as long as the rows"
     assert torch.allclose(rows.square().mean(dim=1), torch.ones(2), atol=1e-4)
 

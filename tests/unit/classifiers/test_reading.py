@@ -100,7 +100,7 @@ def test_classifiers_that_are_not_linear_say_so():
     target = named("resnet18")
     target.model.fc = torch.nn.Sequential(torch.nn.Linear(512, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     with pytest.raises(TargetError, match=r"classifier of resnet18 is Sequential, which is not linear; use exp"):
-        target.class_rows(torch.tensor([0]))
+        target.class_rows(torch.tensor([0]), torch.zeros(1, target.num_classes), 0.0)
 
 
 def test_what_fails_inside_timm_is_named_with_its_reason():
