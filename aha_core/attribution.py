@@ -29,7 +29,7 @@ from aha_core import sources
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
 from aha_core.explainer import ExplainerNetwork, build_explainer
-from aha_core.explainer.model import explain
+from aha_core.explainer.model import CONTRAST, explain
 from aha_core.explainer.storage import Training, load_explainer, save_explainer
 from aha_core.hybrid import hybrid_maps
 from aha_core.inputs import Classes, In, like, parts, read_classes, read_images
@@ -207,13 +207,14 @@ class Explainer:
     ) -> In:
         """C = z(A_c) - z(A_d), with z = (A - mean) / std per image: what speaks for class c rather than for d.
 
-        Arguments, result and errors as in `attribute`; `against` is d. Both classes share one pass of the target.
+        Arguments, result and errors as in `attribute`; `against` is d. Both classes share one pass of the target, and
+        both maps are of the class's own row, because d is subtracted as a map.
         """
         x = read_images(inputs, self.target, normalised)
         features = self.features(x)
         wanted = features.logits.argmax(dim=1) if target is None else read_classes(target, self.target, len(x))
         both = torch.stack([wanted, read_classes(against, self.target, len(x))])
-        pair = self.maps(x, features, both, steps, hybrid)
+        pair = self.maps(x, features, both, steps, hybrid, contrast=0.0)
         return like(contrast_maps(pair), inputs)
 
     def refine(
@@ -245,9 +246,9 @@ class Explainer:
     @torch.no_grad()
     def maps(
         self, x: Float[Tensor, "B 3 H W"], features: TargetFeatures, classes: Int[Tensor, "K B"], steps: int = 0,
-        hybrid: bool = False,
+        hybrid: bool = False, contrast: float = CONTRAST,
     ) -> Float[Tensor, "K B 1 H W"]:  # fmt: skip
-        """Maps of K classes of each image from one pass of the target.
+        """Maps of K classes of each image from one pass of the target; contrast: see `targets.contrast_rows`.
 
         Raises AttributionError for maps that need gradients under `torch.inference_mode`, which has none.
         """
@@ -257,7 +258,6 @@ class Explainer:
             )
         count = len(classes)
         wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
-        contrast = self.training.explainer.contrast
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat, contrast))
         if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
             maps = hybrid_maps(self.passes, wide, maps, flat, self.training.perturbation)

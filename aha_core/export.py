@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from aha_core.attribution import Explainer
 from aha_core.errors import AhaError, AttributionError
 from aha_core.explainer.dpt import DptExplainer
+from aha_core.explainer.model import CONTRAST
 from aha_core.files import atomic_path
 from aha_core.ranking import standardise
 from aha_core.targets import contrast_rows
@@ -47,7 +48,8 @@ class Graph(nn.Module):
     """Target and explainer as one module; see the module's formula.
 
     Without what `ExplainerNetwork.inputs` does for training: there, sizes become Python numbers, which fixes the batch,
-    and class rows may follow from an unusual head by computations that no graph needs to repeat: here, a table.
+    and the classifier's rows may follow from an unusual head by computations that no graph needs to repeat: here, they
+    are a table.
     """
 
     rows: Tensor | None
@@ -55,7 +57,7 @@ class Graph(nn.Module):
     def __init__(self, explainer: Explainer) -> None:
         super().__init__()
         self.target, self.network = explainer.target, explainer.network
-        self.levels, self.contrast = explainer.training.explainer.levels, explainer.training.explainer.contrast
+        self.levels = explainer.training.explainer.levels
         self.backbone = explainer.network.backbone if isinstance(explainer.network, DptExplainer) else None
         self.register_buffer("rows", explainer.target.classifier_weight if self.backbone is None else None)
 
@@ -69,7 +71,7 @@ class Graph(nn.Module):
             raw = self.network(images, self.backbone(images, self.network.depths), wanted)
         else:
             assert self.rows is not None
-            rows = contrast_rows(self.rows, wanted, features.logits, self.contrast)
+            rows = contrast_rows(self.rows, wanted, features.logits, CONTRAST)
             evidence = self.target.class_evidence(features, rows)
             raw = self.network(images, features.levels, features.final, rows, evidence)
         return standardise(raw), probabilities

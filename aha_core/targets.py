@@ -197,14 +197,14 @@ class Target(nn.Module):
 def contrast_rows(
     weight: Float[Tensor, "Y D"], classes: Int[Tensor, "B"], logits: Float[Tensor, "B Y"], contrast: float
 ) -> Float[Tensor, "B D"]:
-    """r_c = w_c - beta [c is not predicted] sum_{k != c} q_k w_k, scaled to unit root-mean-square.
+    """r_c = w_c - beta (1 - p_c / max p) sum_{k != c} q_k w_k, scaled to unit root-mean-square.
 
     A softmax probability also rises when another class loses: with h the classifier's input and p_c its probability,
 
         d log p_c / dh = (1 - p_c) (w_c - sum_{k != c} q_k w_k),        q_k = p_k / (1 - p_c)
 
-    so for beta = 1 the row is the direction that speaks for c rather than for what c loses to on this image. The
-    predicted class keeps its own row.
+    The sum is what c competes with on this image. The further c is behind the predicted class, the more of it is
+    subtracted; the predicted class keeps its own row.
 
     Args:
         weight: rows w of the classifier.
@@ -214,10 +214,11 @@ def contrast_rows(
     """
     rows = weight[classes].float()
     if contrast:
+        logits = logits.float()
         own = torch.arange(weight.shape[0], device=logits.device) == classes[:, None]
-        others = logits.float().masked_fill(own, torch.finfo(torch.float32).min).softmax(dim=1)
-        beaten = (logits.argmax(dim=1) != classes).float()[:, None]
-        rows = rows - contrast * beaten * (others @ weight.float())
+        others = logits.masked_fill(own, torch.finfo(logits.dtype).min).softmax(dim=1)
+        behind = 1 - (logits.gather(1, classes[:, None]) - logits.amax(dim=1, keepdim=True)).exp()
+        rows = rows - contrast * behind * (others @ weight.float())
     return rows * torch.rsqrt(rows.square().mean(dim=-1, keepdim=True) + 1e-12)
 
 

@@ -35,7 +35,7 @@ def small_params() -> dict:
     raw["data"] |= {"image_size": 32, "synthetic": {"train": 40, "val": 20, "test": 20}}
     raw["perturbation"] |= {"blur_kernel": 15, "blur_sigma": 15}
     raw["target"]["train"] |= {"epochs": 1, "batch_size": 20}
-    raw["explainer"] |= {"width": 16, "depth": 1, "contrast": 0.5}
+    raw["explainer"] |= {"width": 16, "depth": 1}
     raw["train"] |= {"steps": 6, "batch_size": 4, "report_every": 1, "checkpoint_every": 3}
     raw["ranking"] |= {"grid_min": 4, "grid_max": 8}
     raw["refine"] |= {"steps": 2, "fractions": 1, "grid": 8}

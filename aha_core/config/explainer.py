@@ -21,11 +21,6 @@ class FeaturesConfig(Section):
     refine_scales: Annotated[int, Field(ge=0, le=4)] = Field(
         description="number of x2 upsamplings after the token grid, each fused with an image stem"
     )
-    contrast: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="share of the other classes' mean weight row, weighted by their probabilities, that maps take from "
-        "the row of a class that is not predicted: 0 = its own row alone, 1 = the direction of its log-probability's "
-        "gradient; training knows the own row alone"
-    )
 
 
 class BackboneConfig(Section):
@@ -56,11 +51,6 @@ class DptConfig(Section):
     def levels(self) -> tuple[float, ...]:
         """Of the target this explainer needs nothing but logits."""
         return ()
-
-    @property
-    def contrast(self) -> float:
-        """It has embeddings of the classes in place of the classifier's rows."""
-        return 0.0
 
 
 ExplainerConfig = Annotated[FeaturesConfig | DptConfig, Field(discriminator="kind")]

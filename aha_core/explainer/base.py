@@ -31,8 +31,7 @@ class ExplainerNetwork(nn.Module, ABC):
             features: the target's features of x at the depths that the configuration names; one object for all
                 classes of the same images.
             classes: logit indices.
-            contrast: how much speaks for a class by weakening its competitors (`targets.contrast_rows`); nothing to
-                networks that do not read the classifier's rows.
+            contrast: see `targets.contrast_rows`; nothing to networks that do not read the classifier's rows.
         """
 
 
@@ -40,6 +39,9 @@ def explain(
     explainer: nn.Module, target: Target, x: Float[Tensor, "B 3 H W"], features: TargetFeatures,
     classes: Int[Tensor, "B"], contrast: float = 0.0,
 ) -> Float[Tensor, "B 1 H W"]:  # fmt: skip
-    """Raw maps of the given classes from features that are already there; the network may be wrapped for training."""
+    """Raw maps of the given classes from features that are already there.
+
+    The network may be wrapped for training, which knows no contrast.
+    """
     network: Any = getattr(explainer, "module", explainer)
     return explainer(*network.inputs(target, x, features, classes, contrast))

@@ -1,6 +1,6 @@
 """The explainer that reads the target's own features.
 
-    r_c    = w_c, for classes that are not predicted without beta times their competitors (`targets.contrast_rows`)
+    r_c    = w_c; of a class that is not predicted, less a share of its competitors' rows  (`targets.contrast_rows`)
     tokens = sum_l project_l(norm(level_l)) + embed(<final token, r_c>, standardised) + embed(class evidence)
     tokens -> GridBlocks modulated by r_c -> UpBlocks fused with the image -> one channel -> bilinear to the input
 
@@ -10,8 +10,8 @@ at 1/32, and their level at 1/16 keeps its positions.
 One shared forward pass of the target pays for prediction, features and class rows. Reading the target itself makes
 the map depend on its weights (the model-randomisation sanity check holds by construction) and needs no second
 backbone; the classifier's rows w and the "logit lens" <token, r_c> make it class-conditional for any class of any head.
-A class that is not predicted has lost to others, and its map is for it rather than for them: their rows are taken from
-its own, for one product of a vector and the classifier's matrix.
+A class that is not predicted has lost to others, and its map is for it rather than for them; that costs a product of a
+vector and the classifier's matrix.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from aha_core.explainer.decoder import ChannelNorm, GridBlock, UpBlock
 from aha_core.explainer.dpt import DptExplainer
 from aha_core.targets import Target, TargetFeatures
 
-__all__ = ["FeatureExplainer", "build_explainer", "explain", "logit_lens"]
+__all__ = ["CONTRAST", "FeatureExplainer", "build_explainer", "explain", "logit_lens"]
 
 STRIDE = 16  # pixels of a token, at most
+CONTRAST = (
+    0.5  # of the maps of classes that are not predicted; chosen on training images of ViT-Tiny, see docs/designs.md
+)
 
 
 class FeatureExplainer(ExplainerNetwork):

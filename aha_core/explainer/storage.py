@@ -114,7 +114,7 @@ def check_start(folder: Path, config: ExplainerConfig) -> dict[str, Any]:
 
 def _network(config: ExplainerConfig) -> dict[str, Any]:
     """What of the configuration makes the network; the backbone's weights are compared by their digest."""
-    facts = config.model_dump(mode="json", exclude={"dropout", "contrast"})
+    facts = config.model_dump(mode="json", exclude={"dropout"})
     for name in ("source", "checkpoint"):
         facts.get("backbone", {}).pop(name, None)
     return facts

@@ -37,11 +37,6 @@ def settings(explainer: FeaturesConfig, steps: int) -> list[Setting]:
             "no image": {"explainer.refine_scales": 0},
             "one image scale": {"explainer.refine_scales": 1},
         },
-        "conditioning": {
-            "own row alone": {"explainer.contrast": 0},
-            "half contrast": {"explainer.contrast": 0.5},
-            "full contrast": {"explainer.contrast": 1},
-        },
         "training": {
             "predicted class only": {"objective.classes": ["predicted"]},
             "without mosaics": {"train.mosaics": 0},

@@ -20,7 +20,7 @@ def ctx(tmp_path):
 
 
 def of_designs(steps=150):
-    explainer = FeaturesConfig(kind="features", levels=(0.5, 1.0), width=32, depth=2, refine_scales=2, contrast=0.5)
+    explainer = FeaturesConfig(kind="features", levels=(0.5, 1.0), width=32, depth=2, refine_scales=2)
     return designs.settings(explainer, steps)
 
 

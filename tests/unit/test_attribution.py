@@ -83,9 +83,20 @@ class TestConventions:
         with pytest.raises(AttributionError, match="2 classes for 3 images"):
             explainer.attribute(images(), [1, 2])
 
+    def test_only_classes_that_are_not_predicted_know_their_competitors(self, explainer):
+        x = images()
+        features = explainer.features(x)
+        predicted, last = features.logits.argmax(dim=1), features.logits.argmin(dim=1)
+        both = explainer.maps(x, features, torch.stack([predicted, last]))
+        own = explainer.maps(x, features, torch.stack([predicted, last]), contrast=0.0)
+        assert torch.equal(both[0], own[0])
+        assert not torch.allclose(both[1], own[1], atol=1e-2)
+        torch.testing.assert_close(explainer.attribute(x, last), both[1], atol=1e-3, rtol=0)
+
     def test_contrast_is_the_difference_of_standardised_maps(self, explainer):
         x = images()
-        one, other = explainer.attribute(x, CLASSES), explainer.attribute(x, 2)
+        features = explainer.features(x)
+        one, other = explainer.maps(x, features, torch.stack([CLASSES, torch.full((3,), 2)]), contrast=0.0)
         contrast = explainer.contrast(x, CLASSES, 2)
         torch.testing.assert_close(contrast, standardise(one) - standardise(other), atol=1e-3, rtol=0)
         torch.testing.assert_close(explainer.contrast(x, 2, CLASSES), -contrast, atol=1e-3, rtol=0)

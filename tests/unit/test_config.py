@@ -78,9 +78,7 @@ def test_kinds_of_explainer(raw):
     dpt = load_params(ROOT / "configs/embedded-paper.yaml")
     assert dpt.explainer.kind == "dpt" and dpt.explainer.levels == ()
     raw["explainer"]["wdith"] = 3
-    with pytest.raises(
-        ConfigError, match=r"unknown parameter explainer.wdith = 3; allowed here: contrast, depth, kind, levels"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown parameter explainer.wdith = 3; allowed here: depth, kind, levels"):
         parse_params(raw)
     raw["explainer"] = {"kind": "dtp"}
     with pytest.raises(ConfigError, match=r"explainer.kind = 'dtp': expected features or dpt"):

@@ -37,11 +37,11 @@ def test_one_forward_gives_logits_levels_and_final_map(name, size):
     assert torch.allclose(rows.square().mean(dim=1), torch.ones(2), atol=1e-4)
 
 
-def test_contrast_takes_the_rows_of_likely_competitors_from_a_class_that_is_not_predicted():
+def test_contrast_takes_the_rows_of_likely_competitors_from_a_class_that_is_behind():
     weight = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, -4.0]])
-    logits = torch.tensor([[-9.0, 0.0, torch.log(torch.tensor(3.0))]])  # of the two others: 1/4 and 3/4
-    row = torch.tensor([[3.0, 0.0 - 0.5 * (0.25 * 2 - 0.75 * 4)]])  # (3, 1.25)
-    expected = row / ((9 + 1.5625) / 2) ** 0.5
+    logits = torch.tensor([[2.0, 1.0, 3.0]]).log()  # of the two others 1/4 and 3/4; p_c is two thirds of the largest
+    row = torch.tensor([[3.0, 0.0 - 0.5 * (1 / 3) * (0.25 * 2 - 0.75 * 4)]])  # (3, 1.25 / 3)
+    expected = row / ((9 + (1.25 / 3) ** 2) / 2) ** 0.5
     torch.testing.assert_close(contrast_rows(weight, torch.tensor([0]), logits, 0.5), expected)
 
 
@@ -54,14 +54,20 @@ def test_the_predicted_class_and_all_without_contrast_keep_their_own_rows():
     assert not torch.allclose(contrast_rows(weight, classes, predicted.flip(0), 0.5), own)
 
 
+def test_a_tie_for_the_first_place_is_no_jump():
+    weight, classes = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0])
+    ahead, behind = contrast_rows(weight, classes, torch.tensor([[1.0, 0.999, 0.0], [1.0, 1.001, 0.0]]), 0.5)
+    torch.testing.assert_close(ahead, behind, atol=2e-3, rtol=0)
+
+
 def test_full_contrast_is_the_direction_in_which_the_log_probability_rises():
     weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     h = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    logits = h @ weight.T
+    logits = 20 * h @ weight.T  # so that all but one have next to no probability
     classes = logits.argsort(dim=1)[:, 2]  # neither first nor last
     logits.log_softmax(dim=1).gather(1, classes[:, None]).sum().backward()
     rows = contrast_rows(weight, classes, logits.detach(), 1.0)
-    torch.testing.assert_close(torch.cosine_similarity(rows, h.grad), torch.ones(3))
+    torch.testing.assert_close(torch.cosine_similarity(rows, h.grad), torch.ones(3), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
