@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aha_core import sources
+from aha_core.changes import DecoderWeights
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
 from aha_core.explainer import ExplainerNetwork, build_explainer
@@ -234,9 +235,12 @@ class Explainer:
         x = read_images(inputs, self.target, normalised)
         config = self.refinement.model_copy(update={"steps": steps})
         how, classes = self.training, read_classes(target, self.target, len(x))
-        start = maps.to(x)
+        start, change = maps.to(x), None
+        if config.change == "decoder":
+            read = self.network.inputs(self.target, x, self.features(x), classes, CONTRAST)
+            change = DecoderWeights(self.network, read, len(x))
         with torch.enable_grad():
-            return refine(self.passes, x, start, classes, config, how.ranking, how.perturbation, how.seed)
+            return refine(self.passes, x, start, classes, config, how.ranking, how.perturbation, how.seed, change)
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "B 3 H W"]) -> TargetFeatures:

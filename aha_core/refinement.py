@@ -1,12 +1,13 @@
-"""Refinement: T gradient steps on one image's map with the training objective.
+"""Refinement: T gradient steps on one image's map, or on its decoder, with the training objective.
 
-    A_0 = standardise(explainer's map);  A_{t+1} = B + sum of Adam steps against grad of AUC_del(A_t) + 1 - AUC_lif(A_t)
+    A_0 = standardise(explainer's map);  A_{t+1} = B + D_{t+1}
+    D: a change (`aha_core.changes`), moved by Adam steps against the gradient of AUC_del(A_t) + 1 - AUC_lif(A_t)
 
 B is the hybrid map of A_0 (`aha_core.hybrid`), half of a step's gain at a twentieth of its cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
-fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. The step
-lives on a grid of cells and is added to the map bilinearly: the explainer's fine structure stays. Source: "Learn
-to Rank" (arXiv 2604.05819), test-time refinement.
+fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. D lives on a
+grid of cells and is added to the map bilinearly, so that the explainer's fine structure stays, or in a copy of the
+decoder's weights. Source: "Learn to Rank" (arXiv 2604.05819), test-time refinement.
 
 Cost of a step: 2 * fractions * references masked forward and backward passes of the target per image; B: one.
 
@@ -26,10 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aha_core.changes import Cells, Change
 from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
 from aha_core.hybrid import hybrid_maps
 from aha_core.masked_passes import MaskedPasses
@@ -40,6 +41,7 @@ from aha_core.ranking import make_relaxation, standardise
 # The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
 DEFAULT_REFINEMENT = RefineConfig(
     steps=5,
+    change="map",
     patience=0,
     hybrid=True,
     lr=0.3,
@@ -75,18 +77,23 @@ def refine(
     ranking: RankingConfig,
     perturbation: PerturbationConfig,
     seed: int,
+    change: Change | None = None,
 ) -> Refinement:
-    """All intermediate maps of `config.steps` refinement steps; the inputs are not changed."""
+    """All intermediate maps of `config.steps` refinement steps; the inputs are not changed.
+
+    Args:
+        change: what the steps move; cells of `config.grid` where None.
+    """
     start = standardise(maps.detach())
     base = hybrid_maps(passes, x, maps, classes, perturbation) if config.hybrid and config.steps else start
     grid = config.grid
-    change = torch.zeros(len(x), 1, grid, grid, device=x.device, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=config.lr)
+    change = change or Cells(len(x), grid, (x.shape[2], x.shape[3]), x.device)
+    optimiser = torch.optim.Adam(change.parameters, lr=config.lr)
     relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)
     references = [reference_images(x, name, perturbation) for name in config.references]
 
     def current(rows: Tensor) -> Tensor:
-        return base[rows] + F.interpolate(change[rows], size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return base[rows] + change(rows)
 
     def losses(rows: Tensor, places: Tensor) -> Iterator[Tensor]:
         """Of these images, each reference's share; a fraction in each stratum at these places in [0, 1]."""
@@ -116,7 +123,7 @@ def refine(
         for loss in losses(going, torch.rand(2, config.fractions, generator=generator(seed, step))):
             loss.sum().backward()
             total += loss.detach()
-        optimiser.step()  # moves the cells of stopped images too, which nothing reads again
+        optimiser.step()  # moves what is of stopped images too, which nothing reads again
         latest = history[-1].clone()
         latest[going] = current(going).detach()
         history.append(latest)

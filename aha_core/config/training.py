@@ -84,12 +84,18 @@ class FastShapConfig(Section):
 
 
 class RefineConfig(Section):
-    steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps on the map, T")
+    steps: Annotated[int, Field(ge=0)] = Field(description="gradient steps, T")
+    change: Literal["map", "decoder"] = Field(
+        description="what the steps change: cells added to the map, or a copy of the explainer's weights for each image"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
         description="every so many steps the score is measured, and an image stops where it has not risen; 0: never"
     )
     hybrid: bool = Field(description="whether the first step starts from the hybrid map, which costs one masked pass")
-    lr: Positive = Field(description="Adam learning rate on the standardised map")
+    lr: Positive = Field(
+        description="Adam learning rate, in standard deviations of the map (about 0.3) or of the decoder's weights "
+        "(about 1e-3)"
+    )
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(
         description="reference images, all used in each step"

@@ -142,6 +142,33 @@ def test_refinement_of_an_image_does_not_depend_on_its_batch_and_zero_steps_chan
     assert run_refine(x, start, steps=0).maps.shape[0] == 1
 
 
+class BrightCornerWithFeatures(BrightCorner):
+    """The same score beside features that an explainer can read."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        Target.__init__(self, "vit_convstem_mini", create_model("vit_convstem_mini", 2, SIZE), SIZE, ["dark", "bright"])
+
+
+def test_refinement_of_the_decoder_lowers_the_loss_with_weights_of_each_image():
+    explainer, x = make_explainer(BrightCornerWithFeatures()), images()
+    settings = {"change": "decoder", "lr": 3e-3, "hybrid": False, "references": ("black",), "fractions": 2}
+    explainer.refinement = explainer.refinement.model_copy(update=settings)
+    before = [weight.clone() for weight in explainer.network.parameters()]
+    start = explainer.attribute(x, 1)
+    result = explainer.refine(x, start, 1, steps=6)
+    torch.testing.assert_close(result.maps[0], start, atol=1e-5, rtol=0)
+    assert (result.objective[-1] < result.objective[0]).all()
+    assert all(torch.equal(one, other) for one, other in zip(before, explainer.network.parameters(), strict=True))
+    alone = explainer.refine(x[1:2], start[1:2], 1, steps=6)
+    torch.testing.assert_close(alone.maps[:, 0], result.maps[:, 1], atol=1e-2, rtol=0)
+    cells = explainer.refinement.model_copy(update={"change": "map", "lr": 0.3})
+    explainer.refinement = cells
+    moved = explainer.refine(x, start, 1, steps=6)
+    torch.testing.assert_close(moved.objective[0], result.objective[0])  # both changes are 0 at first
+    assert not torch.allclose(moved.maps[-1], result.maps[-1], atol=0.1)
+
+
 def stopping_images():
     """Images and maps of which some stop within twelve steps: a score that is always 0, maps that are right already."""
     x = torch.rand(6, 3, SIZE, SIZE, generator=generator(4))
