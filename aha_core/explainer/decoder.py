@@ -1,6 +1,6 @@
 """Decoder blocks: class-modulated residual blocks on the token grid, upsampling blocks fused with the image.
 
-Conditioning is FiLM (Perez et al., 2018) on the classifier's own weight row w_c, so a class needs no embedding of
+Conditioning is FiLM (Perez et al., 2018) on a row made of the classifier's own weight, so a class needs no embedding of
 its own and classes never seen in training work. The residual block follows ConvNeXt (Liu et al., 2022).
 """
 

@@ -42,8 +42,8 @@ def shortcut(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
         f"{facts['images']} marked images are given the class. The explainer never saw it.",
         f"{interval(first, 'found')} of the maps have the marker among the most important tenth in one pass, "
         f"{interval(last, 'found')} after {int(last.steps)} steps; without the marker the same place is there in "
-        f"{interval(last, 'false_alarms')}, in maps of the class that is predicted there in "
-        f"{interval(last, 'predicted_alarms')}." + (f" Baselines: {', '.join(others)}." if others else ""),
+        f"{interval(last, 'false_alarms')} of the marked class's maps and in {interval(last, 'predicted_alarms')} of "
+        "the predicted class's." + (f" Baselines: {', '.join(others)}." if others else ""),
     )
 
 

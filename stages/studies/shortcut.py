@@ -1,9 +1,10 @@
 """`aha study shortcut`: a target that has learnt a marker, explained by the network trained on the clean target.
 
 Rows are means over held-out images of the marked class (`own`), of other classes (`other`) and of both (`all`), of maps
-of the marked class, after 0 .. T refinement steps. Two comparisons stand beside the poisoned target: the clean target
-on the same marked images (a map that shows the marker there shows what catches the eye, not what the classifier uses)
-and baselines that need one pass or two. The columns are those of `aha_core.findings`.
+of the marked class (`predicted_alarms`: of the class that the control is given), after 0 .. T refinement steps. Two
+comparisons stand beside the poisoned target: the clean target on the same marked images (a map that shows the marker
+there shows what catches the eye, not what the classifier uses) and baselines that need one pass or two. The columns are
+those of `aha_core.findings`.
 """
 
 from __future__ import annotations
