@@ -193,6 +193,19 @@ def test_targets_that_give_only_logits_are_explained(params):
     assert refined.shape == (1, 1, SIZE, SIZE) and refined.isfinite().all()
 
 
+def test_refinement_of_its_decoder_moves_each_image_and_leaves_network_and_backbone(network, params):
+    explainer, x = attributor(network, make_target(), params), images()
+    explainer.refinement = params.refine.model_copy(update={"change": "decoder", "lr": 1e-3, "hybrid": False})
+    before = [weight.clone() for weight in (*network.parameters(), *network.backbone.parameters())]
+    start = explainer.attribute(x, 3)
+    maps = explainer.refine(x, start, 3, steps=2).maps
+    moved = (maps[1:] - maps[:1]).flatten(2).abs().amax(dim=2)
+    assert bool((moved > 1e-3).all())
+    after = (*network.parameters(), *network.backbone.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    torch.testing.assert_close(explainer.attribute(x, 3), start)
+
+
 def test_classes_of_the_same_images_share_one_pass_of_the_backbone(network, monkeypatch):
     calls: list[int] = []
     original = Backbone.forward
