@@ -183,7 +183,7 @@ def strip(explainer: Explainer, images: HeldOutImages, marker: Marker, marked: i
 def summary(table: pd.DataFrame) -> Table:
     """The poisoned target's rows of all images."""
     names = ("found", "false_alarms", "predicted_alarms", "auroc", "energy", "rank", "top_drop", "drop")
-    shown = Table("method", "T", *names, box=None)
+    shown = Table("method", "T", *(name.replace("_", " ") for name in names), box=None)
     for row in table[(table.group == "all") & (table.target == "poisoned")].to_dict("records"):
         shown.add_row(str(row["method"]), str(row["steps"]), *(f"{row[name]:.3f}" for name in names))
     return shown
