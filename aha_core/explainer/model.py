@@ -33,9 +33,8 @@ from aha_core.targets import Target, TargetFeatures
 __all__ = ["CONTRAST", "FeatureExplainer", "build_explainer", "explain", "logit_lens"]
 
 STRIDE = 16  # pixels of a token, at most
-CONTRAST = (
-    0.5  # of the maps of classes that are not predicted; chosen on training images of ViT-Tiny, see docs/designs.md
-)
+# Of the maps of classes that are not predicted; chosen on training images of ViT-Tiny (docs/designs.md).
+CONTRAST = 0.5
 
 
 class FeatureExplainer(ExplainerNetwork):
