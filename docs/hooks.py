@@ -15,7 +15,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def formula(latex: str) -> str:
-    return f'<div style="overflow-x: auto; margin: 1em 0">{convert(latex.strip(), display="block")}</div>'
+    return f'<div style="overflow: auto hidden; margin: 1em 0">{convert(latex.strip(), display="block")}</div>'
 
 
 def table(profile: str) -> str:
