@@ -4,8 +4,7 @@
     decoder   z(g(v_b; theta_b)) - z(g(v_b; theta))   theta_b: a copy of the weights for each image, v_b: its inputs
 
 Both are 0 before the first step, whatever map they are added to. Cells can become any map; weights can only become maps
-that the network can draw, with its edges. z is the standardisation of the ranking. Source: "Learn to Rank" (arXiv
-2604.05819) refines at test time; which of the two it changes is not said.
+that the network can draw, with its edges. z is the standardisation of the ranking.
 """
 
 from __future__ import annotations

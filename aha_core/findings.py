@@ -8,10 +8,10 @@
     top_drop      the same with r in place of the map's most important pixels, as many as the marker has
 
 The control of a marked image is the same image without marker, looked at in the same place: what is found there is a
-false alarm. Two maps of a control are asked: the marked class's, of which a control of another class shows next to
-nothing, so that its order there is arbitrary (`false_alarms`), and the map of the class that the control is given,
-which is what somebody who explains predictions sees (`predicted_alarms`). `drop` is what the marker is worth to
-somebody who has no clean image; a map that ranks the marker first has top_drop = drop.
+false alarm. Two maps of a control are asked: the marked class's, of which a control of another class has next to no
+probability to lose (`false_alarms`), and the map of the class that the control is given, which is what somebody who
+explains predictions sees (`predicted_alarms`). `drop` is what the marker is worth to somebody who has no clean image; a
+map that ranks the marker first has top_drop = drop.
 """
 
 from __future__ import annotations
