@@ -5,7 +5,8 @@ one folder, the layout of the pipeline's `outputs` and of the model that MLflow 
 
     FOLDER/explainer/explainer.json, explainer.safetensors          FOLDER/target/target.json, model.safetensors
 
-Explainers that come with the library are in `aha_core/pretrained`, each under timm's name of its target's weights.
+Explainers that come with the library are in `aha_core/pretrained`, each under timm's name of its target's weights, with
+the parameters of their profile.
 """
 
 from __future__ import annotations

@@ -158,8 +158,9 @@ def explain(
     from stages.context import Context
     from stages.explain import run as explain_images
     from stages.explained import Request
+    from stages.own import parameters
 
-    ctx = Context.create(Path.cwd(), params, device=device, tracking_uri=tracking_uri)
+    ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params), device=device, tracking_uri=tracking_uri)
     request = Request(
         images, out, class_, against, hybrid, steps, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
@@ -178,8 +179,9 @@ def export(
     """Write target and explainer as one graph: image and class in, map and probabilities out."""
     from stages.context import Context
     from stages.export import run as export_graph
+    from stages.own import parameters
 
-    ctx = Context.create(Path.cwd(), params, device="cpu")
+    ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params), device="cpu")
     export_graph(ctx, format_.value, out, explainer, target, target_weights)
 
 

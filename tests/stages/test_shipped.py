@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from aha_core.attribution import Explainer
 from aha_core.errors import AttributionError
 from aha_core.sources import DEFAULT, SHIPPED, locate, shipped_target
 from aha_core.targets import Target, create_model
+from stages.cli import app
 from stages.context import Context
-from stages.explain import run
-from stages.explained import Request
+from stages.own import parameters
+from tests.conftest import ROOT
 
 MEGABYTE = 1e6
 
@@ -43,16 +45,23 @@ def test_names_lead_to_the_shipped_explainer_and_a_folder_of_that_name_comes_fir
         locate("nowhere")
 
 
+def test_a_folder_without_parameters_has_those_of_the_shipped_explainer(tmp_path, workspace):
+    shipped = parameters(tmp_path, None)
+    assert Context.create(tmp_path, shipped).params.data.image_size == 224
+    assert shipped.read_text() == (ROOT / "configs/vit-tiny-imagenet.yaml").read_text()
+    assert parameters(workspace, None) is None
+    assert parameters(tmp_path, workspace / "params.yaml") == workspace / "params.yaml"
+
+
 @pytest.mark.skipif("AHA_REAL_DATA" not in os.environ, reason="AHA_REAL_DATA is not set")
-def test_before_any_training_explain_uses_it(workspace):
+def test_before_any_training_explain_uses_it_in_any_folder(tmp_path, monkeypatch):
     data = Path(os.environ["AHA_REAL_DATA"])
     photo = sorted((data / "imagenette224/val").glob("*/*.JPEG"))[0]
-    ctx = Context.create(workspace)
-    assert not (ctx.paths.explainer / "explainer.json").is_file()
-    Image.open(photo).convert("RGB").save(workspace / "photo.png")
-    weights = data / f"{DEFAULT}.safetensors"
-    assert run(ctx, Request(["photo.png"], workspace / "x", weights=weights)) == 0
-    facts = json.loads((workspace / "x/photo.json").read_text())
+    Image.open(photo).convert("RGB").save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)  # an empty folder
+    result = CliRunner().invoke(app, ["explain", "photo.png", "--target-weights", str(data / f"{DEFAULT}.safetensors")])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(Path("maps/photo.json").read_text())
     assert facts["target"] == DEFAULT
     assert facts["classes"][0]["class"] == "tench"
     assert facts["classes"][0]["srg"] > 0.1
