@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
@@ -26,6 +26,10 @@ class Batch:
     images: Float[Tensor, "B 3 H W"]
     labels: Int[Tensor, "B"]
     positions: range
+    mosaics: Bool[Tensor, "B"]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.images.to(device), self.labels.to(device), self.positions, self.mosaics.to(device))
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
@@ -41,19 +45,19 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
 
 def training_image(
     dataset: PreparedImages, i: int, mosaics: float, generator: torch.Generator
-) -> UInt8[Tensor, "3 S S"]:
-    """Image i, augmented; with probability `mosaics` as one cell of a 2x2 mosaic beside three images drawn at random.
+) -> tuple[UInt8[Tensor, "3 S S"], bool]:
+    """Image i, augmented, and False; with probability `mosaics` a 2x2 mosaic of it and three random images, and True.
 
     The label stays that of image i. In a mosaic the evidence of a class lies in one cell among three of other classes,
     so it teaches the explainer to tell classes apart.
     """
     if not mosaics or float(torch.rand((), generator=generator)) >= mosaics:
-        return dataset.augmented(i, generator)
+        return dataset.augmented(i, generator), False
     others = torch.randint(len(dataset), (CELLS - 1,), generator=generator).tolist()
     order = torch.randperm(CELLS, generator=generator).tolist()
     cells = [dataset.augmented([i, *others][place], generator, dataset.image_size // 2) for place in order]
     mosaic = make_grid(torch.stack(cells), nrow=2, padding=0)
-    return mosaic if mosaic.shape[-1] == dataset.image_size else resize(mosaic, [dataset.image_size] * 2)
+    return mosaic if mosaic.shape[-1] == dataset.image_size else resize(mosaic, [dataset.image_size] * 2), True
 
 
 def batches(
@@ -66,12 +70,13 @@ def batches(
     def load(step: int) -> Batch:
         chosen = batch_indices(params.seed, step, params.train.batch_size, len(dataset))
         mine = [chosen[position] for position in positions]
-        images = [
+        drawn = [
             training_image(dataset, index, params.train.mosaics, generator(params.seed, 2, step, position))
             for index, position in zip(mine, positions, strict=True)
         ]
+        images = torch.stack([image for image, _ in drawn]).float() / 255
         classes = torch.tensor([labels[dataset.label(index)] for index in mine])
-        return Batch(torch.stack(images).float() / 255, classes, positions)
+        return Batch(images, classes, positions, torch.tensor([mosaic for _, mosaic in drawn]))
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(load, first)

@@ -65,13 +65,16 @@ def draw_step(ranking: RankingConfig, objective: ObjectiveConfig, seed: int, ste
 
 
 def choose_classes(
-    probabilities: Float[Tensor, "B Y"], labels: Int[Tensor, "B"], roles: tuple[TrainingRole, ...]
+    probabilities: Float[Tensor, "B Y"],
+    labels: Int[Tensor, "B"],
+    parts: Int[Tensor, "B"],
+    roles: tuple[TrainingRole, ...],
 ) -> Int[Tensor, "R B"]:
-    """Class indices by role: predicted, runner_up, label, or second (the label if the prediction is wrong, else the
-    runner-up: the paper's other class)."""
+    """Class indices by role: predicted, runner_up, label, second (the label if the prediction is wrong, else the
+    runner-up: the paper's other class), or part (`parts`)."""
     first, second = probabilities.topk(2, dim=1).indices.unbind(dim=1)
     other = torch.where(labels == first, second, labels)
-    by_role = {"predicted": first, "runner_up": second, "label": labels, "second": other}
+    by_role = {"predicted": first, "runner_up": second, "label": labels, "second": other, "part": parts}
     return torch.stack([by_role[role] for role in roles])
 
 

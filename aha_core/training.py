@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -125,7 +126,10 @@ def explained(module: nn.Module, passes: MaskedPasses, batch: Batch, params: Par
     with torch.no_grad(), autocast(images.device, precision):
         features = target.features(images, params.explainer.levels)
     probabilities = features.logits.float().softmax(dim=1)
-    by_role = choose_classes(probabilities, batch.labels, objective.classes)
+    parts = probabilities.argmax(dim=1)
+    if "part" in objective.classes and batch.mosaics.any():
+        parts[batch.mosaics] = part_classes(target, batch, params, step)
+    by_role = choose_classes(probabilities, batch.labels, parts, objective.classes)
     if objective.classes_per_image == "one":
         by_role = _draw_role(by_role, batch, params.seed, step)
     roles, classes = len(by_role), by_role.flatten()
@@ -163,6 +167,19 @@ def training_loss(
         weighted = ends.mean() * draw.end_weight
         values["deletion_auc"], values["insertion_auc"] = deletion.mean() + weighted, insertion.mean() + weighted
     return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in values.items()}
+
+
+@torch.no_grad()
+def part_classes(target: Target, batch: Batch, params: Params, step: int) -> Int[Tensor, "M"]:
+    """What the target predicts for a random quarter of each of the M mosaics alone, enlarged to the whole input."""
+    side = batch.images.shape[-1] // 2
+    quarters = []
+    for image, place in zip(batch.images, batch.positions, strict=True):
+        top, left = torch.randint(2, (2,), generator=generator(params.seed, 11, step, place)).tolist()
+        quarters.append(image[:, top * side :, left * side :][:, :side, :side])
+    parts = F.interpolate(torch.stack(quarters)[batch.mosaics], size=batch.images.shape[-2:], mode="bilinear")
+    with autocast(parts.device, params.train.precision):
+        return target(parts).argmax(dim=1)
 
 
 def _draw_role(by_role: Tensor, batch: Batch, seed: int, step: int) -> Tensor:
@@ -220,7 +237,7 @@ def train(
     module = runtime.wrap(state.explainer)
     recent: list[Row] = []
     for batch in batches(dataset, labels, params, runtime.rank, runtime.world, first=state.step):
-        on_device = Batch(batch.images.to(runtime.device), batch.labels.to(runtime.device), batch.positions)
+        on_device = batch.to(runtime.device)
         try:
             recent.append(train_step(state, module, passes, on_device, params, loss))
         except torch.OutOfMemoryError as error:

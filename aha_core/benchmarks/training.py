@@ -90,7 +90,7 @@ class Trainer:
     def step(self) -> None:
         batch = next(self.source)
         device = self.passes.target.mean.device
-        on_device = Batch(batch.images.to(device), batch.labels.to(device), batch.positions)
+        on_device = batch.to(device)
         train_step(self.state, self.state.explainer, self.passes, on_device, self.params)
 
 

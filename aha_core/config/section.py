@@ -14,7 +14,7 @@ EvaluationReference = Literal["black", "mean", "blur", "noise"]
 MeasureName = Literal["mas", "saco", "single_deletion", "pos_neg", "road", "sparseness"]
 SliceName = Literal["confidence", "correct", "class", "label", "object_size", "off_centre"]
 ClassRole = Literal["predicted", "runner_up", "label"]
-TrainingRole = Literal["predicted", "runner_up", "label", "second"]
+TrainingRole = Literal["predicted", "runner_up", "label", "second", "part"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 

@@ -41,7 +41,8 @@ class ObjectiveConfig(Section):
         description="reference images; one is drawn for each step"
     )
     classes: Annotated[tuple[TrainingRole, ...], Field(min_length=1)] = Field(
-        description="classes that are explained; second = the label if the prediction is wrong, else the runner-up"
+        description="classes that are explained; second = the label if the prediction is wrong, else the runner-up; "
+        "part = what is predicted for one of a mosaic's parts alone, and the predicted class where there is no mosaic"
     )
     classes_per_image: Literal["one", "all"] = Field(description="draw one class per image, or score all of them")
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")

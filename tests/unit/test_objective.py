@@ -52,8 +52,9 @@ def test_draws_cover_grids_and_references():
 
 def test_second_role_is_the_label_where_the_prediction_is_wrong_else_the_runner_up():
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
-    classes = choose_classes(probabilities, torch.tensor([0, 0]), ("predicted", "runner_up", "label", "second"))
-    assert classes.tolist() == [[0, 1], [1, 2], [0, 0], [1, 0]]
+    labels, parts = torch.tensor([0, 0]), torch.tensor([2, 1])
+    classes = choose_classes(probabilities, labels, parts, ("predicted", "runner_up", "label", "second", "part"))
+    assert classes.tolist() == [[0, 1], [1, 2], [0, 0], [1, 0], [2, 1]]
 
 
 class Brightness(Target):

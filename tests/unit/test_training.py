@@ -13,7 +13,7 @@ from aha_core.fastshap import fastshap_loss
 from aha_core.masked_passes import MaskedPasses
 from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
-from aha_core.training import new_state, train, training_loss
+from aha_core.training import explained, new_state, part_classes, train, training_loss
 from tests.conftest import small_params
 
 
@@ -37,6 +37,7 @@ def target(params):
 
 
 LABELS = list(range(10))
+NO_MOSAICS = torch.zeros(4, dtype=torch.bool)
 
 
 def weights(state):
@@ -77,7 +78,7 @@ def test_loss_has_gradients_for_every_parameter(params, dataset, target, preset)
         raw["objective"] |= {"sampling": "grid", "fractions": 4, "classes_per_image": "all"}
         params = parse_params(raw)
     images, labels = dataset.batch(range(4))
-    batch = Batch(images.float() / 255, labels, range(4))
+    batch = Batch(images.float() / 255, labels, range(4), NO_MOSAICS)
     state = new_state(params, target, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # FiLM starts at zero, which hides the row's gradient
@@ -109,15 +110,51 @@ def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, 
 
     def loss(positions):
         part = slice(positions.start, positions.stop)
-        batch = Batch(images[part].float() / 255, labels[part], positions)
+        batch = Batch(images[part].float() / 255, labels[part], positions, NO_MOSAICS[part])
         return training_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
 
 
+class Colour(Target):
+    """Three classes: the mean of each colour channel."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+
+
+def test_part_is_what_is_predicted_for_a_random_quarter_of_a_mosaic(params):
+    red, green, blue = torch.eye(3)[:, :, None, None].expand(-1, -1, 4, 4)
+    mosaic = torch.cat([torch.cat([red, green], dim=2), torch.cat([blue, green], dim=2)], dim=1)
+    mosaics = torch.arange(64) % 4 != 0
+    batch = Batch(mosaic.expand(64, -1, -1, -1), torch.zeros(64, dtype=torch.long), range(64), mosaics)
+    found = part_classes(Colour(), batch, params, step=5)
+    assert len(found) == 48
+    red_share, green_share, blue_share = (torch.bincount(found, minlength=3) / 48).tolist()
+    assert 0.1 < red_share < 0.4 and 0.1 < blue_share < 0.4 and 0.3 < green_share < 0.7
+    second = Batch(batch.images[32:], batch.labels[32:], range(32, 64), mosaics[32:])
+    assert torch.equal(part_classes(Colour(), second, params, step=5), found[24:])  # whatever the number of workers
+    assert not torch.equal(part_classes(Colour(), batch, params, step=6), found)
+
+
+def test_role_part_explains_the_quarter_in_mosaics_and_the_prediction_elsewhere(params, dataset, target):
+    objective = params.objective.model_copy(update={"classes": ("predicted", "part"), "classes_per_image": "all"})
+    params = params.model_copy(update={"objective": objective})
+    images, labels = dataset.batch(range(32))
+    mosaics = torch.arange(32) % 2 == 0
+    batch = Batch(images.float() / 255, labels, range(32), mosaics)
+    state, passes = new_state(params, target, torch.device("cpu")), MaskedPasses(target, "fp32", 1.0)
+    predicted, part = explained(state.explainer, passes, batch, params, step=1).by_role
+    assert torch.equal(part[~mosaics], predicted[~mosaics])
+    assert torch.equal(part[mosaics], part_classes(target, batch, params, step=1))
+
+
 def test_fastshap_spends_our_masked_passes_and_trains_every_parameter(params, dataset, target):
     images, labels = dataset.batch(range(4))
-    batch = Batch(images.float() / 255, labels, range(4))
+    batch = Batch(images.float() / 255, labels, range(4), NO_MOSAICS)
     state = new_state(params, target, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # FiLM starts at zero, which hides the row's gradient
@@ -139,7 +176,7 @@ def test_fastshap_losses_of_shards_average_to_the_whole(params, dataset, target)
 
     def loss(positions):
         part = slice(positions.start, positions.stop)
-        batch = Batch(images[part].float() / 255, labels[part], positions)
+        batch = Batch(images[part].float() / 255, labels[part], positions, NO_MOSAICS[part])
         return fastshap_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-4)

@@ -103,27 +103,27 @@ def test_mosaics_hold_the_image_in_one_cell(synthetic):
     images = PreparedImages(synthetic, "train", "flip")
     images._source = lambda i: torch.full((3, 20, 20), 3 * i, dtype=torch.uint8)
     images.image_size = 20
-    assert torch.equal(training_image(images, 7, 0.0, torch.Generator().manual_seed(0)), images.image(7))
+    image, is_mosaic = training_image(images, 7, 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(image, images.image(7)) and not is_mosaic
     places, others = set(), set()
     for seed in range(40):
-        mosaic = training_image(images, 7, 1.0, torch.Generator().manual_seed(seed))
-        assert mosaic.shape == (3, 20, 20)
-        assert torch.equal(mosaic, training_image(images, 7, 1.0, torch.Generator().manual_seed(seed)))
+        mosaic, is_mosaic = training_image(images, 7, 1.0, torch.Generator().manual_seed(seed))
+        assert mosaic.shape == (3, 20, 20) and is_mosaic
+        assert torch.equal(mosaic, training_image(images, 7, 1.0, torch.Generator().manual_seed(seed))[0])
         cells = mosaic[0, 5::10, 5::10].flatten().tolist()
         places.add(cells.index(21))
         others |= set(cells)
     assert places == {0, 1, 2, 3}
     assert len(others) > 8
-    share = sum(
-        len(training_image(images, 7, 0.3, torch.Generator().manual_seed(seed)).unique()) > 1 for seed in range(200)
-    )
-    assert 40 < share < 80
+    some = [training_image(images, 7, 0.3, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    assert 40 < sum(is_mosaic for _, is_mosaic in some) < 80
+    assert all(is_mosaic == (len(image.unique()) > 1) for image, is_mosaic in some)
 
 
 def test_mosaics_of_an_odd_side(synthetic):
     images = PreparedImages(synthetic, "train", "crop")
     images.image_size = 21
-    assert training_image(images, 0, 1.0, torch.Generator().manual_seed(0)).shape == (3, 21, 21)
+    assert training_image(images, 0, 1.0, torch.Generator().manual_seed(0))[0].shape == (3, 21, 21)
 
 
 def test_crops_have_the_promised_area(synthetic):

@@ -261,7 +261,9 @@ def test_shares_of_a_batch_give_the_mean_loss_of_the_whole(params, dataset):
 
     def loss(positions):
         part = slice(positions.start, positions.stop)
-        batch = Batch(pixels[part].float() / 255, labels[part], positions)
+        batch = Batch(
+            pixels[part].float() / 255, labels[part], positions, torch.zeros(len(positions), dtype=torch.bool)
+        )
         return training_loss(state.explainer, passes, batch, params, step=1)[0].item()
 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
