@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from aha_core.objective import (
     removal_masks,
     smoothness,
 )
+from aha_core.parts import PARTS, outside, read_parts
 from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.ranking import make_relaxation, standardise, temperature
@@ -103,6 +103,7 @@ class Explained:
     """What a step explains, whatever the loss: the maps of R classes of each of B images, role by role.
 
     draw: the step's random draw; probabilities: of the unperturbed images; x, classes, maps: R B of each.
+    inside, confidence: see `parts.Parts`; 0 where another class than a part's is explained.
     """
 
     draw: StepDraw
@@ -112,6 +113,8 @@ class Explained:
     x: Float[Tensor, "K 3 H W"]
     classes: Int[Tensor, "K"]
     maps: Float[Tensor, "K 1 H W"]
+    inside: Float[Tensor, "B 1 2 2"]
+    confidence: Float[Tensor, "R B"]
 
 
 def explained(module: nn.Module, passes: MaskedPasses, batch: Batch, params: Params, step: int) -> Explained:
@@ -126,18 +129,21 @@ def explained(module: nn.Module, passes: MaskedPasses, batch: Batch, params: Par
     with torch.no_grad(), autocast(images.device, precision):
         features = target.features(images, params.explainer.levels)
     probabilities = features.logits.float().softmax(dim=1)
-    parts = probabilities.argmax(dim=1)
-    if "part" in objective.classes and batch.mosaics.any():
-        parts[batch.mosaics] = part_classes(target, batch, params, step)
-    by_role = choose_classes(probabilities, batch.labels, parts, objective.classes)
+    located = torch.tensor([role == "part" for role in objective.classes], device=images.device)
+    mosaics = batch.mosaics & located.any()
+    chosen = _draws(11, PARTS, batch, params.seed, step)
+    parts = read_parts(target, images, mosaics, probabilities.argmax(dim=1), chosen, precision)
+    by_role = choose_classes(probabilities, batch.labels, parts.classes, objective.classes)
+    confidence = located[:, None] * parts.confidence
     if objective.classes_per_image == "one":
-        by_role = _draw_role(by_role, batch, params.seed, step)
+        role = _draws(3, len(by_role), batch, params.seed, step)[None]
+        by_role, confidence = by_role.gather(0, role), confidence.gather(0, role)
     roles, classes = len(by_role), by_role.flatten()
     x = images.repeat(roles, 1, 1, 1)
     with autocast(images.device, precision):
         maps = explain(module, target, x, features.repeat(roles), classes).float()
     reference = reference_images(images, draw.reference, params.perturbation)
-    return Explained(draw, reference, probabilities, by_role, x, classes, maps)
+    return Explained(draw, reference, probabilities, by_role, x, classes, maps, parts.inside, confidence)
 
 
 def training_loss(
@@ -162,6 +168,11 @@ def training_loss(
         "map_std": maps.detach().flatten(1).std(dim=1).mean(),
     }
     loss = values["deletion_auc"] + 1 - values["insertion_auc"] + objective.smoothness * values["smoothness"]
+    if objective.parts:
+        inside = one.inside.repeat(roles, 1, 1, 1)
+        share = outside(maps, inside, relaxation, draw.grid, ranking.standardise)
+        values["outside"] = (one.confidence.flatten() * share).mean()
+        loss = loss + objective.parts * values["outside"]
     if draw.end_weight:  # both end points of a fixed grid of fractions: f_c(x) and f_c(r)
         ends = of_roles(one.probabilities + blank_probabilities(passes, one.reference), one.by_role)
         weighted = ends.mean() * draw.end_weight
@@ -169,25 +180,10 @@ def training_loss(
     return loss, {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in values.items()}
 
 
-@torch.no_grad()
-def part_classes(target: Target, batch: Batch, params: Params, step: int) -> Int[Tensor, "M"]:
-    """What the target predicts for a random quarter of each of the M mosaics alone, enlarged to the whole input."""
-    side = batch.images.shape[-1] // 2
-    quarters = []
-    for image, place in zip(batch.images, batch.positions, strict=True):
-        top, left = torch.randint(2, (2,), generator=generator(params.seed, 11, step, place)).tolist()
-        quarters.append(image[:, top * side :, left * side :][:, :side, :side])
-    parts = F.interpolate(torch.stack(quarters)[batch.mosaics], size=batch.images.shape[-2:], mode="bilinear")
-    with autocast(parts.device, params.train.precision):
-        return target(parts).argmax(dim=1)
-
-
-def _draw_role(by_role: Tensor, batch: Batch, seed: int, step: int) -> Tensor:
-    """One of the R roles for each image, [R B] to [1 B]."""
-    role = [
-        int(torch.randint(len(by_role), (), generator=generator(seed, 3, step, place))) for place in batch.positions
-    ]
-    return by_role[torch.tensor(role, device=by_role.device), torch.arange(len(role), device=by_role.device)][None]
+def _draws(stream: int, below: int, batch: Batch, seed: int, step: int) -> Int[Tensor, "B"]:
+    """A random number in [0, below) for each image."""
+    drawn = [int(torch.randint(below, (), generator=generator(seed, stream, step, place))) for place in batch.positions]
+    return torch.tensor(drawn, device=batch.images.device)
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from stages import launch
 
 TRAINING_SECTIONS = {"seed", "data", "perturbation", "explainer", "ranking", "objective", "train"}
 TRAINING_CODE = (
-    "training.py", "batches.py", "objective.py", "masked_passes.py", "memory.py", "precision.py", "perturbation.py",
-    "targets.py", "data/dataset.py",
+    "training.py", "batches.py", "objective.py", "parts.py", "masked_passes.py", "memory.py", "precision.py",
+    "perturbation.py", "targets.py", "data/dataset.py",
 )  # fmt: skip
 
 

@@ -45,6 +45,9 @@ class ObjectiveConfig(Section):
         "part = what is predicted for one of a mosaic's parts alone, and the predicted class where there is no mosaic"
     )
     classes_per_image: Literal["one", "all"] = Field(description="draw one class per image, or score all of them")
+    parts: Annotated[float, Field(ge=0)] = Field(
+        description="weight of the share of a mosaic's map that lies outside of its class's part (role part)"
+    )
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
     smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels")
 

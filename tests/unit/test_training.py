@@ -13,7 +13,7 @@ from aha_core.fastshap import fastshap_loss
 from aha_core.masked_passes import MaskedPasses
 from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
-from aha_core.training import explained, new_state, part_classes, train, training_loss
+from aha_core.training import explained, new_state, train, training_loss
 from tests.conftest import small_params
 
 
@@ -116,40 +116,50 @@ def test_sharded_batches_give_the_mean_loss_of_the_whole_batch(params, dataset, 
     assert (loss(range(0, 2)) + loss(range(2, 4))) / 2 == pytest.approx(loss(range(0, 4)), rel=1e-5)
 
 
-class Colour(Target):
-    """Three classes: the mean of each colour channel."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-
-    def forward(self, x):
-        return x.mean(dim=(2, 3))
+def with_parts(params, classes, each, weight=0.0):
+    changes = {"classes": classes, "classes_per_image": each, "parts": weight}
+    return params.model_copy(update={"objective": params.objective.model_copy(update=changes)})
 
 
-def test_part_is_what_is_predicted_for_a_random_quarter_of_a_mosaic(params):
-    red, green, blue = torch.eye(3)[:, :, None, None].expand(-1, -1, 4, 4)
-    mosaic = torch.cat([torch.cat([red, green], dim=2), torch.cat([blue, green], dim=2)], dim=1)
-    mosaics = torch.arange(64) % 4 != 0
-    batch = Batch(mosaic.expand(64, -1, -1, -1), torch.zeros(64, dtype=torch.long), range(64), mosaics)
-    found = part_classes(Colour(), batch, params, step=5)
-    assert len(found) == 48
-    red_share, green_share, blue_share = (torch.bincount(found, minlength=3) / 48).tolist()
-    assert 0.1 < red_share < 0.4 and 0.1 < blue_share < 0.4 and 0.3 < green_share < 0.7
-    second = Batch(batch.images[32:], batch.labels[32:], range(32, 64), mosaics[32:])
-    assert torch.equal(part_classes(Colour(), second, params, step=5), found[24:])  # whatever the number of workers
-    assert not torch.equal(part_classes(Colour(), batch, params, step=6), found)
-
-
-def test_role_part_explains_the_quarter_in_mosaics_and_the_prediction_elsewhere(params, dataset, target):
-    objective = params.objective.model_copy(update={"classes": ("predicted", "part"), "classes_per_image": "all"})
-    params = params.model_copy(update={"objective": objective})
+def half_mosaics(dataset):
     images, labels = dataset.batch(range(32))
-    mosaics = torch.arange(32) % 2 == 0
-    batch = Batch(images.float() / 255, labels, range(32), mosaics)
+    return Batch(images.float() / 255, labels, range(32), torch.arange(32) % 2 == 0)
+
+
+@torch.no_grad()
+def level(target, images):
+    """Untrained, it predicts one class for everything: make all as likely on average."""
+    target.model.get_classifier().bias -= target(images).mean(dim=0)
+
+
+def test_role_part_explains_a_part_of_mosaics_and_the_prediction_elsewhere(params, dataset, target):
+    batch = half_mosaics(dataset)
+    level(target, batch.images)
     state, passes = new_state(params, target, torch.device("cpu")), MaskedPasses(target, "fp32", 1.0)
-    predicted, part = explained(state.explainer, passes, batch, params, step=1).by_role
-    assert torch.equal(part[~mosaics], predicted[~mosaics])
-    assert torch.equal(part[mosaics], part_classes(target, batch, params, step=1))
+    one = explained(state.explainer, passes, batch, with_parts(params, ("predicted", "part"), "all"), step=1)
+    predicted, part = one.by_role
+    assert torch.equal(part[~batch.mosaics], predicted[~batch.mosaics])
+    assert not torch.equal(part, predicted)
+    assert (one.confidence[0] == 0).all() and torch.equal(one.confidence[1] > 0, batch.mosaics)
+
+
+def test_what_lies_outside_of_a_part_is_weighed_and_does_not_depend_on_the_workers(params, dataset, target):
+    batch = half_mosaics(dataset)
+    level(target, batch.images)
+    state = new_state(params, target, torch.device("cpu"))
+
+    def loss(part, weight):
+        own = Batch(batch.images[part], batch.labels[part], batch.positions[part], batch.mosaics[part])
+        wanted = with_parts(params, ("predicted", "part", "runner_up"), "one", weight)
+        value, row = training_loss(state.explainer, MaskedPasses(target, "fp32", 1.0), own, wanted, step=1)
+        return value.item(), row.get("outside")
+
+    (with_weight, share), (without, none) = loss(slice(0, 32), 0.5), loss(slice(0, 32), 0.0)
+    assert none is None and share > 0
+    assert with_weight == pytest.approx(without + 0.5 * share, rel=1e-5)
+    first, second = loss(slice(0, 16), 0.5), loss(slice(16, 32), 0.5)
+    assert (first[0] + second[0]) / 2 == pytest.approx(with_weight, rel=1e-5)
+    assert (first[1] + second[1]) / 2 == pytest.approx(share, rel=1e-4)
 
 
 def test_fastshap_spends_our_masked_passes_and_trains_every_parameter(params, dataset, target):
