@@ -1,12 +1,12 @@
 """What is known of a mosaic without labels: the class that the target predicts for each of its parts alone.
 
-The evidence of such a class lies in its part, so its map should have its highest values there (the grid pointing game,
-`aha_core.metrics.grid_pointing`, as a training signal):
+The evidence of such a class lies in its part, so its map should have its positive part there (the energy of the grid
+pointing game, `aha_core.metrics.grid_pointing`, as a training signal):
 
-    outside = 1 - sum_j m_j q_j / k,     k = N / 4
+    outside = 1 - sum_j q_j relu(z_j) / sum_j relu(z_j)
 
-with m the soft mask of the k highest of N cells and q_j the share of cell j that lies in parts of the class. It is
-weighted by the probability of the class in its part: what the target does not recognise alone has no place.
+with z the standardised map and q_j = 1 in parts of the class, else 0. It is weighted by the probability of the class in
+its part: what the target does not recognise alone has no place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from aha_core.config import Precision
 from aha_core.precision import autocast
-from aha_core.protocols import Relaxation
 from aha_core.ranking import standardise
 from aha_core.targets import Target
 
@@ -70,13 +69,8 @@ def read_parts(
     return Parts(classes, confidence, inside)
 
 
-def outside(
-    maps: Float[Tensor, "B 1 H W"], inside: Float[Tensor, "B 1 2 2"], relaxation: Relaxation, grid: int,
-    standardised: bool,
-) -> Float[Tensor, "B"]:  # fmt: skip
-    """Share of each map's highest quarter of cells that lies outside of the parts; see the module."""
-    cells = F.adaptive_avg_pool2d(maps.float(), grid).flatten(1)
-    cells = standardise(cells) if standardised else cells
-    where = F.adaptive_avg_pool2d(inside.repeat_interleave(grid, 2).repeat_interleave(grid, 3), grid).flatten(1)
-    k = cells.shape[1] / PARTS
-    return 1 - (relaxation.soft_topk_masks(cells, torch.tensor([k]))[0] * where).sum(dim=1) / k
+def outside(maps: Float[Tensor, "B 1 H W"], inside: Float[Tensor, "B 1 2 2"]) -> Float[Tensor, "B"]:
+    """Share of each standardised map's positive part that lies outside of the parts; see the module."""
+    positive = F.relu(standardise(maps))
+    where = F.interpolate(inside, size=maps.shape[-2:], mode="nearest")
+    return 1 - (positive * where).flatten(1).sum(dim=1) / (positive.flatten(1).sum(dim=1) + 1e-6)

@@ -169,8 +169,7 @@ def training_loss(
     }
     loss = values["deletion_auc"] + 1 - values["insertion_auc"] + objective.smoothness * values["smoothness"]
     if objective.parts:
-        inside = one.inside.repeat(roles, 1, 1, 1)
-        share = outside(maps, inside, relaxation, draw.grid, ranking.standardise)
+        share = outside(maps, one.inside.repeat(roles, 1, 1, 1))
         values["outside"] = (one.confidence.flatten() * share).mean()
         loss = loss + objective.parts * values["outside"]
     if draw.end_weight:  # both end points of a fixed grid of fractions: f_c(x) and f_c(r)

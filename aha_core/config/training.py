@@ -46,7 +46,7 @@ class ObjectiveConfig(Section):
     )
     classes_per_image: Literal["one", "all"] = Field(description="draw one class per image, or score all of them")
     parts: Annotated[float, Field(ge=0)] = Field(
-        description="weight of the share of a mosaic's map that lies outside of its class's part (role part)"
+        description="weight of the positive share of a mosaic's map that lies outside of its class's part (role part)"
     )
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
     smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels")
