@@ -15,8 +15,7 @@ from torchvision.utils import make_grid
 from aha_core.config import Params
 from aha_core.data.dataset import PreparedImages
 from aha_core.objective import generator
-
-CELLS = 4  # of a mosaic
+from aha_core.parts import PARTS, SIDE
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ def training_image(
     """
     if not mosaics or float(torch.rand((), generator=generator)) >= mosaics:
         return dataset.augmented(i, generator), False
-    others = torch.randint(len(dataset), (CELLS - 1,), generator=generator).tolist()
-    order = torch.randperm(CELLS, generator=generator).tolist()
-    cells = [dataset.augmented([i, *others][place], generator, dataset.image_size // 2) for place in order]
-    mosaic = make_grid(torch.stack(cells), nrow=2, padding=0)
+    others = torch.randint(len(dataset), (PARTS - 1,), generator=generator).tolist()
+    order = torch.randperm(PARTS, generator=generator).tolist()
+    cells = [dataset.augmented([i, *others][place], generator, dataset.image_size // SIDE) for place in order]
+    mosaic = make_grid(torch.stack(cells), nrow=SIDE, padding=0)
     return mosaic if mosaic.shape[-1] == dataset.image_size else resize(mosaic, [dataset.image_size] * 2), True
 
 

@@ -57,6 +57,12 @@ class ObjectiveConfig(Section):
             raise ValueError(f"fractions {self.fractions} has no point inside (0, 1); sampling: grid needs 3 or more")
         return self
 
+    @model_validator(mode="after")
+    def _parts_explained(self) -> ObjectiveConfig:
+        if self.parts and "part" not in self.classes:
+            raise ValueError(f"parts {self.parts} weighs maps of the role part, which is not in classes; add it")
+        return self
+
 
 class TrainConfig(Section):
     start: str = Field(

@@ -32,6 +32,7 @@ def test_profiles_are_valid_and_hold_no_absolute_path(file):
         ("train", "lr", "fast", ["train.lr", "'fast'", "number"]),
         ("train", "steps", 0, ["train.steps", "0", "greater than or equal to 1"]),
         ("ranking", "grid_min", 99, ["grid_min 99", "grid_max"]),
+        ("objective", "parts", 0.5, ["parts 0.5", "role part", "classes"]),
         ("perturbation", "blur_kernel", 36, ["odd", "36"]),
         ("perturbation", "blur_kernel", 999, ["999", "data.image_size"]),
     ],
