@@ -6,7 +6,7 @@ import json
 import re
 
 from aha_core.sources import DEFAULT, SHIPPED
-from aha_core.summary import HYBRID, headline
+from aha_core.summary import HYBRID, baselines_by_srg, headline
 from tests.conftest import ROOT
 
 CARD = SHIPPED / DEFAULT / "MODEL_CARD.md"
@@ -21,7 +21,7 @@ PLACES = [
 def table(profile: str) -> str:
     """AHA's rows, then the baselines, the best first, by the difference on the images that both have.
 
-    The last column says how many images, or the energy where there are masks.
+    A method that was scored beside earlier weights of the explainer has no difference. The last column says how many images, or the energy where there are masks.
     """
     summary = json.loads((ROOT / f"docs/results/{profile}/evaluation.json").read_text())
     scores, places = summary["scores"]["predicted"], summary.get("localisation")
@@ -31,9 +31,7 @@ def table(profile: str) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     first, last = headline(scores)
-    others = [name for name in scores if not name.startswith("aha_")]
-    others.sort(key=lambda name: scores[name]["aha_t0_minus_this"]["mean"])
-    for name in [last, HYBRID, first, *others]:
+    for name in [last, HYBRID, first, *baselines_by_srg(scores)]:
         row, gap = scores[name], scores[name].get("aha_t0_minus_this")
         srg = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row["srg"])
         against = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**gap) if gap else ""

@@ -131,14 +131,16 @@ def measures_table() -> str:
 
 
 def classes_table() -> str:
-    """SRG by class role, POS and NEG in docs/results.md."""
-    summary = json.loads((RESULTS / "vit-tiny-imagenet/classes.json").read_text())
+    """SRG by class role in docs/results.md, POS and NEG of the predicted class beside it."""
+    scores, free = (
+        json.loads((RESULTS / f"vit-tiny-imagenet/{file}.json").read_text())[part]
+        for file, part in (("classes", "scores"), ("evaluation", "reference_free"))
+    )
     roles = ("predicted", "label", "runner_up")
     lines = ["| method | predicted | label | runner-up | POS ↓ | NEG ↑ |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for name in ("aha_t3", "aha_hybrid", "aha_t0", "chefer", "smoothgrad", "legrad"):
-        free = summary["reference_free"][name]
-        cells = [with_interval(summary["scores"][role][name]["srg"], 3) for role in roles]
-        cells += [with_interval(free[one], 1) for one in ("pos", "neg")]
+        cells = [with_interval(scores[role][name]["srg"], 3) for role in roles]
+        cells += [with_interval(free[name][one], 1) for one in ("pos", "neg")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
