@@ -21,7 +21,8 @@ PLACES = [
 def table(profile: str) -> str:
     """AHA's rows, then the baselines, the best first, by the difference on the images that both have.
 
-    A method that was scored beside earlier weights of the explainer has no difference. The last column says how many images, or the energy where there are masks.
+    A method that was scored beside earlier weights of the explainer has no difference. The last column says how many
+    images, or the energy where there are masks.
     """
     summary = json.loads((ROOT / f"docs/results/{profile}/evaluation.json").read_text())
     scores, places = summary["scores"]["predicted"], summary.get("localisation")
