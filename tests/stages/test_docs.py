@@ -15,6 +15,7 @@ import typer
 from PIL import Image
 
 from aha_core.attribution import Explainer
+from aha_core.metrics import paired_difference
 from aha_core.targets import Target
 from stages.bench_methods import in_passes
 from stages.cli import app, main
@@ -153,6 +154,17 @@ def references_table() -> str:
         cells = [f"{by[one]['srg']:.3f}" for one in ("black", "mean", "blur")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+@pytest.mark.parametrize("reference", ["black", "mean", "blur"])
+def test_one_pass_is_above_chefer_under_each_reference_as_the_readme_says(reference):
+    rows = pd.read_parquet(RESULTS / "vit-tiny-imagenet/scores.parquet")
+    srg = rows[rows.reference == reference].pivot(index="index", columns="method", values="srg")
+    gap = paired_difference(srg["aha_t0"].to_numpy(), srg["chefer"].to_numpy(), 2000, 42)
+    assert gap.n == 300 and gap.low > 0
+    written = json.loads((RESULTS / "vit-tiny-imagenet/evaluation.json").read_text())["scores"]["predicted"]
+    for name in ("aha_t0", "chefer"):
+        assert written[name]["by_reference"][reference]["srg"] == pytest.approx(srg[name].mean(), abs=1e-4)
 
 
 def designs_table() -> str:
