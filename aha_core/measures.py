@@ -123,7 +123,7 @@ def _pos_neg(scene: Scene, ranked: Ranked) -> Columns:
     result = perturbation_accuracy(
         scene.score_fn, scene.images, ranked.orders, scene.labels, scene.batch_size, scene.intact.argmax(dim=1)
     )
-    return {"pos": result.positive, "neg": result.negative}
+    return {"pos": result.positive, "neg": result.negative, "pos_neg": result.difference}
 
 
 def _road(scene: Scene, ranked: Ranked) -> Columns:

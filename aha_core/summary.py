@@ -14,7 +14,7 @@ from aha_core.metrics.ranks import CriticalDifference, critical_difference, rank
 
 SCORES = ("deletion", "insertion", "srg")
 BY_REFERENCE = ("mas_deletion", "mas_insertion", "mas", "saco", "single_deletion")
-REFERENCE_FREE = ("pos", "neg", "road", "road_accuracy", "gini")
+REFERENCE_FREE = ("pos", "neg", "pos_neg", "road", "road_accuracy", "gini")
 LOCALISATION = (
     "pointing", "energy", "rank_accuracy", "best_iou", "mean_iou", "average_precision", "boundary", "area",
 )  # fmt: skip
@@ -68,20 +68,35 @@ def compared_methods(methods: Any) -> list[str]:
 def _compare(
     table: dict[str, Any], images: pd.DataFrame, ours: str, others: list[str], resamples: int, seed: int
 ) -> None:
-    """Paired SRG difference ours - method for every other method, Holm-corrected over them; images that both have."""
+    """Add the paired SRG difference ours - method to every other method's entry."""
     mine = images.loc[ours]["srg"]
-    results = []
-    for other in others:
-        theirs = images.loc[other]["srg"]
-        common = mine.index.intersection(theirs.index)
-        results.append(
-            paired_difference(mine.loc[common], theirs.loc[common], resamples, seed) if len(common) else None
-        )
-    corrected = iter(holm([result.p_value for result in results if result]))
-    for other, result in zip(others, results, strict=True):
-        if result:
-            facts = {name: value for name, value in asdict(result).items() if name != "p_value"}
-            table[other][f"{ours}_minus_this"] = _rounded(facts) | {"p_holm": float(f"{next(corrected):.3g}")}
+    pairs = {other: (mine, images.loc[other]["srg"]) for other in others}
+    for other, facts in paired_differences(pairs, resamples, seed).items():
+        table[other][f"{ours}_minus_this"] = facts
+
+
+def paired_differences(
+    pairs: Mapping[str, tuple[pd.Series, pd.Series]], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """First minus second of each named pair over the images that both have; no entry without such an image.
+
+    Args:
+        pairs: name to two series with the image as index.
+
+    Returns:
+        Of each: mean, low and high of the 95 % bootstrap interval, effect (d_z), n, p_holm (Wilcoxon's p,
+        Holm-corrected over the pairs).
+    """
+    results = {}
+    for name, (first, second) in pairs.items():
+        common = first.index.intersection(second.index)
+        if len(common):
+            results[name] = asdict(paired_difference(first.loc[common], second.loc[common], resamples, seed))
+    corrected = holm([result.pop("p_value") for result in results.values()])
+    return {
+        name: _rounded(result) | {"p_holm": float(f"{p:.3g}")}
+        for (name, result), p in zip(results.items(), corrected, strict=True)
+    }
 
 
 def baselines_by_srg(scores: dict[str, Any]) -> list[str]:
@@ -145,6 +160,23 @@ def summarise_columns(rows: pd.DataFrame, columns: tuple[str, ...], resamples: i
         str(method): _intervals(own, _present(rows, columns), resamples, seed)
         for method, own in rows.groupby("method", sort=False)
     }
+
+
+def summarise_reference_free(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Method to every measure with its 95 % interval, and `{ours}_minus_this`: paired differences by measure."""
+    table = summarise_columns(rows, REFERENCE_FREE, resamples, seed)
+    methods, measures = list(table), _present(rows, REFERENCE_FREE)
+    values = {
+        method: {name: own[name].dropna() for name in measures}
+        for method, own in rows.set_index("index").groupby("method", sort=False)
+    }
+    for ours in shown_of_ours(methods):
+        others = [method for method in compared_methods(methods) if method != ours]
+        for name in measures:
+            pairs = {other: (values[ours][name], values[other][name]) for other in others}
+            for other, facts in paired_differences(pairs, resamples, seed).items():
+                table[other].setdefault(f"{ours}_minus_this", {})[name] = facts
+    return table
 
 
 def summarise_localisation(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from aha_core.summary import HYBRID, OURS
 from aha_core.targets import Target
 from stages.bench import facts, save_csv
 from stages.context import Context
-from stages.evaluate import baseline_settings, maker
 from stages.images import first_images
+from stages.methods import baseline_settings, maker
 from stages.paths import Paths
 
 SLOW = 5.0  # seconds of a batch after which one measurement is enough

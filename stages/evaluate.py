@@ -9,33 +9,30 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
-from aha_core.attribution import Explainer
-from aha_core.baselines import BaselineSettings, make_baseline, refusal
 from aha_core.checks import check_method
 from aha_core.config import Params, Precision
 from aha_core.cost import measured
 from aha_core.errors import DataError
 from aha_core.evaluation import ChunkEvaluator, attempt_maps
-from aha_core.perturbation import reference_images
 from aha_core.precision import autocast
 from aha_core.protocols import Attributor
 from aha_core.selection import evaluation_indices
-from aha_core.summary import HYBRID, OURS
+from aha_core.summary import OURS
 from aha_core.targets import Target
 from stages import launch
 from stages.context import Context
 from stages.images import chunk_starts, chunks, evaluated
+from stages.methods import checked_methods, maker, scored_methods, step_of
 from stages.parts import PartStore, Plan, store_folder
 from stages.paths import Paths
 from stages.results import check_failures, collect, write
@@ -173,30 +170,6 @@ def check(ctx: Context, target: Target, store: PartStore, methods: Sequence[str]
     return rows
 
 
-def checked_methods(ctx: Context, target: Target) -> list[str]:
-    """The configured methods to check that apply."""
-    return [name for name in ctx.params.evaluate.checks.methods if not refusal(name, target, baseline_settings(ctx))]
-
-
-def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
-    """Builds a method for any target of the same kind: a baseline by name, or AHA: aha and aha_t0 (one pass),
-    aha_hybrid, aha_tN (N refinement steps).
-
-    Raises ConfigError for an unknown name.
-    """
-    steps = 0 if name in ("aha", HYBRID) else step_of(name)
-    if steps is None:
-        return lambda target: make_baseline(name, target, baseline_settings(ctx))
-    params = ctx.params
-    intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
-
-    def build(target: Target) -> AhaMaps:
-        own = Explainer(target, intact.network, intact.training, params.refine, params.resources.memory_gb)
-        return AhaMaps(own, steps, name == HYBRID)
-
-    return build
-
-
 def precision_of(ctx: Context, name: str) -> Precision:
     """Slow methods have their passes in the type of scoring, all others in float32."""
     config = ctx.params.evaluate
@@ -206,12 +179,6 @@ def precision_of(ctx: Context, name: str) -> Precision:
 def stored(refined: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     """AHA's refined maps of a chunk as a method."""
     return lambda x, _classes: torch.from_numpy(refined.copy()).to(x.device)
-
-
-def step_of(name: str) -> int | None:
-    """N of aha_tN; None for other names."""
-    steps = name.removeprefix(OURS)
-    return int(steps) if name.startswith(OURS) and steps.isdigit() else None
 
 
 def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str, float]:
@@ -239,73 +206,6 @@ def precision_error(ctx: Context, target: Target, store: PartStore) -> dict[str,
         srg = torch.tensor(known, dtype=torch.float64) - torch.tensor(again, dtype=torch.float64)
         found |= {"srg_max_error": srg.abs().max(), "srg_mean_error": srg.abs().mean(), "srg_shift": srg.mean()}
     return {name: round(float(value), 6) for name, value in found.items()}
-
-
-@dataclass(frozen=True)
-class AhaMaps:
-    """AHA's maps as a method: in one pass, hybrid or refined."""
-
-    explainer: Explainer
-    steps: int = 0
-    hybrid: bool = False
-
-    def attribute(
-        self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
-    ) -> Float[Tensor, "B 1 H W"]:
-        return self.explainer.attribute(x, target, self.steps, hybrid=self.hybrid)
-
-
-def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
-    """AHA in one pass and hybrid, the configured methods that apply to this target, and why others do not: never scored
-    as zero.
-    """
-    params = ctx.params
-    explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
-    size = target.image_size
-    explainer.attribute(torch.zeros(1, 3, size, size), hybrid=True)  # measures its memory, by passes that no map needs
-    methods: dict[str, Attributor] = {f"{OURS}0": explainer, HYBRID: AhaMaps(explainer, hybrid=True)}
-    left_out = {}
-    for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
-        reason = refusal(name, target, baseline_settings(ctx))
-        if reason:
-            ctx.say(f"{name} is left out: it {reason}")
-            left_out[name] = reason
-        else:
-            methods[name] = _built(name, target, ctx)
-    return methods, left_out
-
-
-@dataclass(frozen=True)
-class NotBuilt:
-    """A method that could not be built: it fails on every image with that error, and the others are scored."""
-
-    error: Exception
-
-    def attribute(
-        self, x: Float[Tensor, "B 3 H W"], /, target: Int[Tensor, "B"] | None = None
-    ) -> Float[Tensor, "B 1 H W"]:
-        raise self.error
-
-
-def _built(name: str, target: Target, ctx: Context) -> Attributor:
-    try:
-        return make_baseline(name, target, baseline_settings(ctx))
-    except Exception as error:  # a method may raise anything; an interrupt is no Exception
-        return NotBuilt(error)
-
-
-def baseline_settings(ctx: Context) -> BaselineSettings:
-    params = ctx.params
-    return BaselineSettings(
-        seed=params.seed,
-        ig_steps=params.evaluate.ig_steps,
-        rise_masks=params.evaluate.rise_masks,
-        patch_grid=params.evaluate.patch_grid,
-        mask_steps=params.evaluate.mask_steps,
-        batch_size=params.resources.batch_size,
-        reference=lambda x: reference_images(x, "black", params.perturbation),
-        fastshap=ctx.paths.fastshap,
-    )
 
 
 def refined_steps(ctx: Context, indices: list[int]) -> int:

@@ -14,18 +14,17 @@ from aha_core.files import atomic_json, atomic_path, atomic_text
 from aha_core.metrics import curve_fractions
 from aha_core.slices import slice_scores, with_facts
 from aha_core.summary import (
-    REFERENCE_FREE,
     baselines_by_srg,
     headline,
     refinement_curve,
     srg_table,
     summarise,
     summarise_checks,
-    summarise_columns,
     summarise_cost,
     summarise_failures,
     summarise_localisation,
     summarise_ranks,
+    summarise_reference_free,
 )
 from stages.context import Context
 from stages.images import evaluated
@@ -118,7 +117,7 @@ def compose(ctx: Context, scores: Scores, tables: dict[str, pd.DataFrame]) -> di
         "passes_per_map": summarise_cost(scores.cost),
     }
     if "reference_free" in first:
-        summary["reference_free"] = summarise_columns(first["reference_free"], REFERENCE_FREE, config.bootstrap, seed)
+        summary["reference_free"] = summarise_reference_free(first["reference_free"], config.bootstrap, seed)
     if "localisation" in first:
         summary["localisation"] = summarise_localisation(first["localisation"], config.bootstrap, seed)
     if "checks" in tables:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from aha_core.errors import AttributionError
 from aha_core.evaluation import Attempt, ChunkEvaluator, Scores, attempt_maps
 from aha_core.external import SHOWN, Entry, check_maps, read_manifest, read_maps
 from aha_core.files import atomic_json
-from aha_core.metrics import curve_fractions, holm, paired_difference
+from aha_core.metrics import curve_fractions
 from aha_core.report.contract import contract_lines
 from aha_core.summary import (
     BY_REFERENCE,
@@ -33,14 +32,15 @@ from aha_core.summary import (
     REFERENCE_FREE,
     SCORES,
     headline,
+    paired_differences,
     per_image,
     summarise_columns,
     summarise_localisation,
 )
 from aha_core.targets import Target
 from stages.context import Context
-from stages.evaluate import baseline_settings
 from stages.images import load
+from stages.methods import baseline_settings
 from stages.outputs import rebuild
 from stages.results import save_arrays, save_table
 
@@ -162,7 +162,8 @@ def summarise(ctx: Context, method: str, tables: dict[str, pd.DataFrame]) -> dic
     if "localisation" in tables:
         summary["localisation"] = summarise_localisation(tables["localisation"], resamples, seed)
     others = srg_of_ours(comparable(ctx, tables["scores"])) | {CENTRE: mine.loc[CENTRE]["srg"]}
-    summary["against"] = against(others, mine.loc[method]["srg"], resamples, seed)
+    pairs = {other: (theirs, mine.loc[method]["srg"]) for other, theirs in others.items()}
+    summary["against"] = paired_differences(pairs, resamples, seed)
     return json.loads(json.dumps(summary))
 
 
@@ -211,17 +212,3 @@ def srg_of_ours(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
         return {}
     images = per_image(rows, ROLE)
     return {ours: images.loc[ours]["srg"] for ours in headline(rows["method"].unique())}
-
-
-def against(others: dict[str, pd.Series], mine: pd.Series, resamples: int, seed: int) -> dict[str, Any]:
-    """SRG of each other minus this method's, paired over common images; p values Holm-corrected over the others."""
-    results = {}
-    for other, theirs in others.items():
-        common = theirs.index.intersection(mine.index)
-        results[other] = asdict(paired_difference(theirs.loc[common], mine.loc[common], resamples, seed))
-    corrected = holm([result.pop("p_value") for result in results.values()])
-    return {
-        other: {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
-        | {"p_holm": float(f"{p:.3g}")}
-        for (other, result), p in zip(results.items(), corrected, strict=True)
-    }

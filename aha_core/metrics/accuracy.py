@@ -29,6 +29,11 @@ class PerturbationAccuracy:
     positive_correct: Bool[Tensor, "B F"]
     negative_correct: Bool[Tensor, "B F"]
 
+    @property
+    def difference(self) -> Float[Tensor, "B"]:
+        """NEG - POS in [-90, 90], higher is better: what SRG is to insertion and deletion."""
+        return self.negative - self.positive
+
 
 def perturbation_accuracy(
     score_fn: ScoreFunction,

@@ -14,7 +14,8 @@ from aha_core.report.content import ReportTable
 
 DASH = "–"
 _MEASURES = {
-    "pos": "POS ↓", "neg": "NEG ↑", "road": "ROAD ↑", "road_accuracy": "ROAD accuracy ↑", "mas_deletion": "MAS del. ↓",
+    "pos": "POS ↓", "neg": "NEG ↑", "pos_neg": "NEG − POS ↑",
+    "road": "ROAD ↑", "road_accuracy": "ROAD accuracy ↑", "mas_deletion": "MAS del. ↓",
     "mas_insertion": "MAS ins. ↑", "mas": "MAS ↑", "saco": "SaCo ↑", "single_deletion": "Single deletion ↑",
     "gini": "Gini",
 }  # fmt: skip
@@ -156,6 +157,6 @@ def _named(methods: Sequence[str], rows: list[list[str]]) -> tuple[tuple[str, tu
 def _cell(values: Mapping[str, Any], name: str) -> str:
     if name not in values:
         return DASH
-    digits = 1 if name in ("pos", "neg") else 3
+    digits = 1 if name in ("pos", "neg", "pos_neg") else 3
     one = values[name]
     return f"{one['mean']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"

@@ -31,8 +31,8 @@ from aha_core.protocols import Attributor
 from aha_core.shortcut import Marker, Poisoning, learn_shortcut
 from aha_core.targets import Target
 from stages.context import Context
-from stages.evaluate import baseline_settings
 from stages.images import chunk_starts, chunks
+from stages.methods import baseline_settings
 from stages.outputs import rebuild
 from stages.parts import CODE
 

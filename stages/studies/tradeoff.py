@@ -34,8 +34,8 @@ from aha_core.protocols import Attributor
 from aha_core.targets import Target
 from stages.bench import facts, save_csv, save_figure
 from stages.context import Context
-from stages.evaluate import baseline_settings
 from stages.images import chunk_starts, first_images
+from stages.methods import baseline_settings
 from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
 from stages.tracking import Tracker
 

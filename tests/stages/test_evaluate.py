@@ -16,6 +16,7 @@ from aha_core.evaluation import ChunkEvaluator
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE
 from stages import evaluate, fastshap, train
 from stages.context import Context
+from stages.methods import scored_methods
 from stages.reporting import results
 from tests.stages.conftest import refined
 from tests.stages.quiet import METHODS, Quiet
@@ -45,7 +46,7 @@ def test_tables_and_summary(ctx, change):
     assert not rows.duplicated(["image", "method", "class", "reference"]).any()
     assert {"mas", "saco", "single_deletion"} <= set(rows.columns)
     free = pd.read_parquet(ctx.paths.evaluation / "reference_free.parquet")
-    assert len(free) == 6 * len(names) and {"pos", "neg", "road", "gini"} <= set(free.columns)
+    assert len(free) == 6 * len(names) and {"pos", "neg", "pos_neg", "road", "gini"} <= set(free.columns)
     places = pd.read_parquet(ctx.paths.evaluation / "localisation.parquet")
     perfect = places[places["method"] == "aha_t1"]
     assert (perfect[["energy", "best_iou", "average_precision", "boundary"]] == 1).all().all()
@@ -100,7 +101,7 @@ def test_the_number_of_workers_does_not_matter(ctx):
     evaluate.run(ctx)
     whole = outputs(ctx)
     target = evaluate.Target.load(ctx.paths.target)
-    methods, _ = evaluate.scored_methods(ctx, target)
+    methods, _ = scored_methods(ctx, target)
     names = ["aha_t0", "aha_t1", "aha_hybrid", *METHODS]
     plan = evaluate.planned(ctx, 1, methods, 6)
     assert plan == {0: names, 4: names}
@@ -141,6 +142,7 @@ def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring
     for method in ("aha_t1", "centre", "chefer"):
         assert summary["scores"]["predicted"][method]["saco"]["n"] == 4
         assert summary["reference_free"][method]["pos"]["n"] == 4
+    assert summary["reference_free"]["chefer"]["aha_t1_minus_this"]["pos_neg"]["n"] == 4
     assert set(rows[rows["saco"].notna()]["index"]) == set(first)
 
 

@@ -15,7 +15,15 @@ from aha_core.metrics import removal_order
 from aha_core.scoring import Scorer
 from aha_core.selection import ImageBatch
 from aha_core.slices import slice_labels, slice_scores, with_facts
-from aha_core.summary import ranks_of_summary, srg_table, summarise, summarise_localisation, summarise_ranks
+from aha_core.summary import (
+    paired_differences,
+    ranks_of_summary,
+    srg_table,
+    summarise,
+    summarise_localisation,
+    summarise_ranks,
+    summarise_reference_free,
+)
 from aha_core.targets import Target
 from tests.conftest import ROOT
 
@@ -327,3 +335,34 @@ class TestSlices:
     def test_unknown_column(self):
         with pytest.raises(ConfigError, match="no column 'size'; with this data: .*confidence"):
             slice_labels(with_facts(ROWS, None), "size")
+
+
+def test_paired_differences_are_over_common_images_and_corrected_over_all():
+    up, mixed = pd.Series(np.arange(1.0, 7), index=range(6)), pd.Series([-1.0, 2, -3, 4, -5, 6], index=range(6))
+    none, elsewhere = pd.Series(np.zeros(6), index=range(6)), pd.Series([1.0], index=[9])
+    pairs = {"up": (up, none), "five": (up.loc[:4], none), "mixed": (mixed, none), "apart": (elsewhere, none)}
+    found = paired_differences(pairs, 10, 0)
+    assert list(found) == ["up", "five", "mixed"]
+    # Wilcoxon, exact: 2 / 2^6, 2 / 2^5, and 2 * 27 / 2^6 (27 sets of ranks sum to 9 or less); times 3, 2, 1.
+    assert [one["p_holm"] for one in found.values()] == pytest.approx([3 / 32, 1 / 8, 27 / 32], rel=1e-2)
+    assert found["five"]["n"] == 5 and found["up"]["mean"] == 3.5
+    assert set(found["mixed"]) == {"mean", "low", "high", "effect", "n", "p_holm"}
+
+
+def test_reference_free_measures_are_compared_on_the_images_that_have_them():
+    values = {"aha_t0": [10.0, 20, 30], "aha_t1": [11.0, 21, 32], "centre": [8.0, 16, 24], "chefer": [9.0, 9]}
+    rows = pd.DataFrame(
+        [
+            {"method": method, "index": index, "pos": pos, "gini": 0.5 if index else np.nan}
+            for method, column in values.items()
+            for index, pos in enumerate(column)
+        ]
+    )
+    table = summarise_reference_free(rows, 10, 0)
+    assert table["centre"]["aha_t0_minus_this"]["pos"]["mean"] == 4
+    assert table["chefer"]["aha_t0_minus_this"]["pos"] | {"p_holm": 1.0, "effect": 0} == {
+        "mean": 6.0, "low": 1.0, "high": 11.0, "effect": 0, "n": 2, "p_holm": 1.0,
+    }  # fmt: skip
+    assert table["chefer"]["aha_t1_minus_this"]["pos"]["mean"] == 7
+    assert table["aha_t0"]["aha_t1_minus_this"]["pos"]["mean"] == pytest.approx(4 / 3, abs=1e-4)
+    assert table["chefer"]["aha_t0_minus_this"]["gini"]["n"] == 1 and "aha_t0_minus_this" not in table["aha_t0"]

@@ -26,6 +26,7 @@ def test_by_hand():
     # The other label is predicted exactly where class 1 is not.
     assert result.positive_correct[1].equal(~result.positive_correct[0])
     assert result.positive[1].item() == pytest.approx(85.0)
+    assert result.difference.tolist() == pytest.approx([85.0, -85.0])
 
 
 def test_batches_and_inputs():
