@@ -197,6 +197,15 @@ def of_roles(probabilities: Float[Tensor, "B Y"], by_role: Int[Tensor, "R B"]) -
     return probabilities[torch.arange(len(probabilities), device=probabilities.device), by_role]
 
 
+def check_divisible(batch_size: int, workers: int) -> None:
+    """Raise ConfigError where a global batch has no equal shares for this many workers."""
+    if batch_size % workers:
+        raise ConfigError(
+            f"train.batch_size = {batch_size} does not divide by {workers} workers; "
+            f"use a multiple, e.g. {batch_size // workers * workers or workers}"
+        )
+
+
 def train(
     params: Params,
     target: Target,
@@ -218,11 +227,7 @@ def train(
         ResourceError: the loss is not finite, or the device is out of memory.
     """
     config = params.train
-    if config.batch_size % runtime.world:
-        raise ConfigError(
-            f"train.batch_size = {config.batch_size} does not divide by {runtime.world} workers; "
-            f"use a multiple, e.g. {config.batch_size // runtime.world * runtime.world or runtime.world}"
-        )
+    check_divisible(config.batch_size, runtime.world)
     target.to(runtime.device)
     passes = MaskedPasses(target, config.precision, params.resources.memory_gb)
     state = new_state(params, target, runtime.device)

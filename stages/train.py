@@ -19,7 +19,7 @@ from aha_core.files import atomic_json, atomic_text
 from aha_core.runtime import Row
 from aha_core.sources import locate
 from aha_core.targets import Target
-from aha_core.training import TrainingState, new_state, training_loss
+from aha_core.training import TrainingState, check_divisible, new_state, training_loss
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
 from stages.outputs import rebuild
@@ -71,7 +71,8 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     target = Target.load(paths.target)
     start = start_folder(ctx)
     resolved = with_start(with_backbone(ctx), start)
-    if start:  # what cannot work is refused before workers start
+    check_divisible(params.train.batch_size, max(ctx.workers, 1))  # what cannot work is refused before workers start
+    if start:
         check_start(start, params.explainer)
     if params.explainer.kind == "features":
         new_state(resolved, target, torch.device("cpu"))

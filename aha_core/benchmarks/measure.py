@@ -34,9 +34,13 @@ M_MMAP_THRESHOLD = -3  # mallopt(3): blocks above this size are mapped singly an
 def in_fresh_process(function: Callable[..., T], *arguments: Any, threads: int, memory_gb: float | None = None) -> T:
     """function(*arguments) in a new process with its own threads, memory limit and high-water mark.
 
+    The first call starts a server that has the function's module imported, every call forks from it: no process imports
+    torch again, and none inherits what another one allocated.
+
     Raises ResourceError when it needs more memory than memory_gb, or than the machine has.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
     with ProcessPoolExecutor(1, context, _enter, (threads, memory_gb)) as pool:
         try:
             return pool.submit(function, *arguments).result()

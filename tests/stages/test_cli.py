@@ -105,6 +105,7 @@ def test_indivisible_batch(workspace, change):
     done = aha("train", "--workers", "2", cwd=workspace)
     assert done.returncode == 1
     assert "train.batch_size = 5 does not divide by 2 workers" in done.stderr
+    assert not (workspace / ".aha").exists() and not list(workspace.glob("**/mlflow.db")), "something was started"
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train"])
