@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors import safe_open
 
 from aha_core.attribution import Explainer
-from aha_core.classifiers.build import create_model, known_name, load_state, read_weights
+from aha_core.classifiers.build import count_classes, create_model, known_name, load_state, read_weights
 from aha_core.data.labels import imagenet_class_names
 from aha_core.errors import TargetError
 from aha_core.sources import DEFAULT, SHIPPED, locate, pretrained_facts, shipped_target
@@ -74,21 +73,18 @@ def _build(ctx: Context, name: str | None, weights: Path | None, size: int) -> T
         name = str(known["name"])
     known_name(name, SECTION)
     if weights is None:
-        count = pretrained_facts(name)[1]
-        model: Any = create_model(name, count, size, pretrained=True, section=SECTION)
-        return Target(name, model, size, _class_names(count, None, known))
+        own = pretrained_facts(name)[1]
+        model: Any = create_model(name, own, size, pretrained=True, section=SECTION)
+        return Target(name, model, size, _class_names(own, None, known))
     state = read_weights(weights, name)
-    config: Any = timm.get_pretrained_cfg(name)
-    place = getattr(config, "classifier", None) or "head"
-    place = place if isinstance(place, str) else place[0]
-    head = state.get(f"{place}.weight")
-    if head is None:
-        raise TargetError(f"{weights.name} has no {place}.weight: it is no classifier of the architecture {name}")
-    model = create_model(name, len(head), size, section=SECTION)
+    count = count_classes(state, name)
+    if count is None:
+        raise TargetError(f"{weights.name} has no classifier of the architecture {name}")
+    model = create_model(name, count, size, section=SECTION)
     load_state(model, state, weights.name, name)
     with safe_open(weights, "pt") as opened:
         listed = (opened.metadata() or {}).get("class_names")
-    return Target(name, model, size, _class_names(len(head), listed, known))
+    return Target(name, model, size, _class_names(count, listed, known))
 
 
 def _class_names(count: int, listed: str | None, known: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from aha_core.classifiers.build import count_classes, load_state, read_weights
 from aha_core.classifiers.zero_shot import create_zero_shot, read_embeddings
 from aha_core.config import Params, expand_path
 from aha_core.data.dataset import PreparedImages
@@ -13,7 +14,7 @@ from aha_core.data.labels import imagenet_class_names, label_map
 from aha_core.errors import DataError, TargetError
 from aha_core.files import atomic_json
 from aha_core.target_training import accuracy, train_classifier
-from aha_core.targets import Target, create_model, load_weights
+from aha_core.targets import Target, create_model
 from stages.context import Context
 from stages.outputs import rebuild
 
@@ -74,9 +75,10 @@ def existing(params: Params, data_classes: list[str]) -> Target:
         model: Any = create_model(config.name, IMAGENET_CLASSES, size, pretrained=True)
     else:
         file = expand_path(config.checkpoint, "target.checkpoint")
-        count = IMAGENET_CLASSES if all(name[1:].isdigit() for name in data_classes) else len(data_classes)
-        model = create_model(config.name, count, size)
-        load_weights(model, file, config.name)
+        state = read_weights(file, config.name)
+        model = create_model(config.name, count_classes(state, config.name) or len(data_classes), size)
+        load_state(model, state, file.name, config.name)
+    label_map(data_classes, model.num_classes)  # raises where they cannot be matched
     names = imagenet_class_names() if model.num_classes == IMAGENET_CLASSES else data_classes
     return Target(config.name, model, size, names)
 

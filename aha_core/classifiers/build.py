@@ -110,6 +110,14 @@ def read_weights(file: Path, name: str) -> dict[str, Tensor]:
         raise TargetError(f"{file.name} is not a readable safetensors file: {error}") from error
 
 
+def count_classes(state: dict[str, Tensor], name: str) -> int | None:
+    """Rows of the classifier's weight in the tensors of that architecture; None where they have no classifier."""
+    config: Any = timm.get_pretrained_cfg(name)
+    place = getattr(config, "classifier", None) or "head"
+    weight = state.get(f"{place if isinstance(place, str) else place[0]}.weight")
+    return None if weight is None else len(weight)
+
+
 def load_weights(model: nn.Module, file: Path, name: str) -> None:
     """Strict load of a safetensors file.
 

@@ -170,7 +170,7 @@ def test_own_target_weights_and_explainer(folder, unchecked_types):
     assert explain(folder, "photos/b.png", scores=False, target="outputs/target") == 0
     with pytest.raises(TargetError, match=r"--target.name = 'resnet19' is not a timm model; did you mean resnet1"):
         explain(folder, "photos/b.png", target="resnet19")
-    with pytest.raises(TargetError, match="own.safetensors has no fc.weight: it is no classifier"):
+    with pytest.raises(TargetError, match="own.safetensors has no classifier of the architecture"):
         explain(folder, "photos/b.png", target="resnet18", weights=folder / "own.safetensors")
 
 

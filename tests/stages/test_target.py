@@ -1,4 +1,4 @@
-"""The stage `target` with a tower and class embeddings."""
+"""The stage `target` with a user's own weights, and with a tower and class embeddings."""
 
 import json
 
@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from aha_core.errors import TargetError
+from aha_core.errors import DataError, TargetError
 from aha_core.targets import Target
 from stages import target
 from stages.context import Context
@@ -42,3 +42,23 @@ def test_embeddings_without_names_must_be_as_many_as_the_datas_classes(workspace
     save_file({"text": torch.randn(3, 24)}, workspace / "text.safetensors")
     with pytest.raises(TargetError, match=r"3 embeddings, the data 8 classes; name them in the file's metadata"):
         target.run(Context.create(workspace))
+
+
+@pytest.mark.parametrize("names", [["c0", "c1", "c10"], ["n01440764", "n02102040", "n02979186"]])
+def test_the_file_tells_the_number_of_classes_whatever_the_folders_are_called(workspace, change, names):
+    model = timm.create_model("test_vit", img_size=32, num_classes=3)
+    save_file(model.state_dict(), workspace / "mine.safetensors")
+    change("target", source="checkpoint", name="test_vit", checkpoint=str(workspace / "mine.safetensors"))
+    params = Context.create(workspace).params
+    found = target.existing(params, names)
+    assert found.class_names == names
+    assert found.classifier_weight.equal(model.head.weight)
+    with pytest.raises(DataError, match=r"the data has 2 classes \(cat, dog, …\), the target 3"):
+        target.existing(params, ["cat", "dog"])
+
+
+def test_weights_of_imagenets_classes_keep_its_names(workspace, change):
+    save_file(timm.create_model("test_vit", img_size=32).state_dict(), workspace / "imagenet.safetensors")
+    change("target", source="checkpoint", name="test_vit", checkpoint=str(workspace / "imagenet.safetensors"))
+    found = target.existing(Context.create(workspace).params, ["n01440764", "n02102040"])
+    assert found.num_classes == 1000 and found.class_names[0] == "tench"
