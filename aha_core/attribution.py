@@ -94,7 +94,11 @@ class Explainer:
         return cls(loaded, network, training, refinement, memory_gb)
 
     def save(self, folder: Path | str) -> None:
-        """Write explainer and target into one folder, which `load` reads."""
+        """Write explainer and target into one folder, which `load` reads.
+
+        Raises TargetError, before anything is written, for a target that its name and weights do not bring back.
+        """
+        self.target.check_rebuilds()
         save_explainer(Path(folder) / sources.EXPLAINER, self.network, self.training)
         self.target.save(Path(folder) / sources.TARGET)
 
@@ -132,6 +136,8 @@ class Explainer:
         else:
             with torch.random.fork_rng(devices=[]):  # its first weights are drawn, then replaced
                 backbone = getattr(trained.network, "backbone", None)
+                if backbone is not None and backbone.mean.device != target.mean.device:
+                    backbone = backbone.copy()  # to be moved without the other explainer's
                 network = build_explainer(trained.training.explainer, target, backbone)
             try:
                 network.load_state_dict(trained.network.state_dict())
@@ -231,7 +237,10 @@ class Explainer:
 
         Args:
             maps: from `attribute`, or any other method's.
+
+        Raises AttributionError as `maps` does.
         """
+        check_gradients(steps)
         x = read_images(inputs, self.target, normalised)
         config = self.refinement.model_copy(update={"steps": steps})
         how, classes = self.training, read_classes(target, self.target, len(x))
@@ -254,12 +263,11 @@ class Explainer:
     ) -> Float[Tensor, "K B 1 H W"]:  # fmt: skip
         """Maps of K classes of each image from one pass of the target; contrast: see `targets.contrast_rows`.
 
-        Raises AttributionError for maps that need gradients under `torch.inference_mode`, which has none.
+        Raises AttributionError for maps that need gradients under `torch.inference_mode`, which has none, and for
+        fewer steps than none.
         """
-        if (hybrid or steps) and torch.is_inference_mode_enabled():
-            raise AttributionError(
-                "hybrid and refined maps need gradients: leave torch.inference_mode(), or use torch.no_grad()"
-            )
+        if hybrid or steps:
+            check_gradients(steps)
         count = len(classes)
         wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat, contrast))
@@ -280,6 +288,16 @@ class Explainer:
         images, classes = torch.as_tensor(np.asarray(inputs, np.float32)), torch.as_tensor(np.asarray(targets))
         maps: np.ndarray = explainer.attribute(images, classes, steps, normalised=normalised).numpy()
         return maps
+
+
+def check_gradients(steps: int) -> None:
+    """Raise AttributionError where gradients cannot be had, or for a negative number of steps."""
+    if steps < 0:
+        raise AttributionError(f"steps = {steps}: give 0 (one pass) or more")
+    if torch.is_inference_mode_enabled():
+        raise AttributionError(
+            "hybrid and refined maps need gradients: leave torch.inference_mode(), or use torch.no_grad()"
+        )
 
 
 def contrast_maps(pair: Float[Tensor, "2 B 1 H W"]) -> Float[Tensor, "B 1 H W"]:

@@ -66,9 +66,10 @@ def upsample_masks(masks: Float[Tensor, "S B N"], grid: int, size: tuple[int, in
 @lru_cache(maxsize=512)
 def upsampling(grid: int, side: int) -> Float[Tensor, "side grid"]:
     """U: one side's nearest upsampling followed by its Gaussian filter."""
-    nearest = F.interpolate(torch.eye(grid)[None], size=side, mode="nearest")[0]
-    padded = F.pad(nearest[:, None], (MASK_BLUR_KERNEL // 2,) * 2, mode="reflect")
-    return F.conv1d(padded, gaussian_weights(MASK_BLUR_KERNEL, MASK_BLUR_SIGMA)[None, None])[:, 0].T
+    with torch.inference_mode(False):  # it is kept, for later gradients, too
+        nearest = F.interpolate(torch.eye(grid)[None], size=side, mode="nearest")[0]
+        padded = F.pad(nearest[:, None], (MASK_BLUR_KERNEL // 2,) * 2, mode="reflect")
+        return F.conv1d(padded, gaussian_weights(MASK_BLUR_KERNEL, MASK_BLUR_SIGMA)[None, None])[:, 0].T
 
 
 def remove(

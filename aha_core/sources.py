@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from aha_core.classifiers.build import create_model
@@ -103,9 +102,8 @@ def wrap_model(
         )
     names = list(class_names) if class_names is not None else [str(index) for index in range(int(model.num_classes))]  # type: ignore[arg-type]
     target = Target(config["architecture"], frozen_view(model), image_size or built_for(model), names)
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None:
-            setattr(target, name, torch.tensor(list(values), dtype=torch.float32).view(3, 1, 1))
+    own = target.facts()
+    target.set_normalisation(own["mean"] if mean is None else mean, own["std"] if std is None else std)
     return target.to(next(model.parameters()).device)
 
 

@@ -51,7 +51,7 @@ def _summarise_role(rows: pd.DataFrame, role: str, resamples: int, seed: int) ->
             reference: {name: round(float(value), 4) for name, value in values.items()}
             for reference, values in by_reference.iterrows()
         }
-    first, _ = headline(methods)
+    first = f"{OURS}0"
     if first not in methods:
         raise AttributionError(f"no usable map of {first}; see outputs/evaluation/failures.parquet, then `aha refine`")
     compared = compared_methods(methods)

@@ -8,7 +8,7 @@ Prefix tokens, grid, feature levels and classifier are read from the model (`aha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aha_core.classifiers import evidence, reading
-from aha_core.classifiers.build import create_model, load_weights
+from aha_core.classifiers.build import create_model, load_state, load_weights, read_weights
 from aha_core.classifiers.zero_shot import rebuild_zero_shot, zero_shot_facts
 from aha_core.errors import TargetError
 from aha_core.files import atomic_json, atomic_safetensors
@@ -174,9 +174,14 @@ class Target(nn.Module):
         """Write model.safetensors and target.json, each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         atomic_safetensors(folder / "model.safetensors", self.model.state_dict())
-        facts = {"name": self.name, "image_size": self.image_size, "class_names": self.class_names}
+        atomic_json(folder / "target.json", self.facts() | (extra or {}))
+
+    def facts(self) -> dict[str, Any]:
+        """What rebuilds it, beside the weights."""
+        facts: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "class_names": self.class_names}
+        facts |= {name: getattr(self, name).flatten().tolist() for name in ("mean", "std")}
         zero_shot = zero_shot_facts(self.model)
-        atomic_json(folder / "target.json", facts | ({"zero_shot": zero_shot} if zero_shot else {}) | (extra or {}))
+        return facts | ({"zero_shot": zero_shot} if zero_shot else {})
 
     @classmethod
     def load(cls, folder: Path) -> Target:
@@ -185,13 +190,42 @@ class Target(nn.Module):
         if not facts_file.is_file():
             raise TargetError(f"no target in {folder}; run `aha target` first")
         facts = json.loads(facts_file.read_text())
+        file = folder / "model.safetensors"
+        return cls.rebuild(facts, read_weights(file, facts["name"]), file.name)
+
+    @classmethod
+    def rebuild(cls, facts: dict[str, Any], state: dict[str, Tensor], source: str) -> Target:
+        """From `facts` and weights, which came from `source`. Raises TargetError where they do not fit."""
         name, size, classes = facts["name"], facts["image_size"], len(facts["class_names"])
         if "zero_shot" in facts:
             model = rebuild_zero_shot(name, size, classes, facts["zero_shot"])
         else:
             model = create_model(name, classes, size)
-        load_weights(model, folder / "model.safetensors", name)
-        return cls(name, model, size, facts["class_names"])
+        load_state(model, state, source, name)
+        target = cls(name, model, size, facts["class_names"])
+        target.set_normalisation(facts["mean"], facts["std"])
+        return target
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Mean and standard deviation by channel instead of those of the model's `pretrained_cfg`."""
+        for name, values in (("mean", mean), ("std", std)):
+            setattr(self, name, torch.tensor(list(values), dtype=torch.float32, device=self.mean.device).view(3, 1, 1))
+
+    @torch.no_grad()
+    def check_rebuilds(self) -> None:
+        """Raise TargetError where `load` would read another function than this one: a model that was built with
+        arguments of `timm.create_model` which neither its name nor its weights tell.
+        """
+        source = torch.Generator().manual_seed(0)
+        x = torch.rand((1, 3, self.image_size, self.image_size), generator=source).to(self.mean.device)
+        again = Target.rebuild(self.facts(), self.model.state_dict(), "the model in memory").to(self.mean.device)
+        own, rebuilt = self(x).float(), again(x).float()
+        if not torch.allclose(own, rebuilt, rtol=1e-2, atol=1e-3 * float(own.abs().max())):
+            raise TargetError(
+                f"{self.name} was built with arguments of timm.create_model that its name and weights do not tell: "
+                f"logits of what would be read back differ by {float((own - rebuilt).abs().max()):.2g}; keep the "
+                "model, and build the explainer by Explainer.for_model in each process"
+            )
 
 
 def contrast_rows(

@@ -91,10 +91,12 @@ def new_state(params: Params, target: Target, device: torch.device) -> TrainingS
     average = copy.deepcopy(explainer).requires_grad_(False)
     train = params.train
     optimiser = torch.optim.AdamW(explainer.parameters(), lr=train.lr, weight_decay=train.weight_decay)
+    steps, warmup = max(train.steps, 2), train.warmup
+    if warmup * steps == 1:  # torch divides by the steps between the first and the end of the warm-up
+        warmup = 0.0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=train.lr, total_steps=max(train.steps, 2), pct_start=train.warmup, div_factor=25,
-        cycle_momentum=False,
-    )  # fmt: skip
+        optimiser, max_lr=train.lr, total_steps=steps, pct_start=warmup, div_factor=25, cycle_momentum=False
+    )
     return TrainingState(explainer, average, optimiser, schedule)
 
 

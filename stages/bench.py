@@ -172,7 +172,7 @@ def trainer_on(params: Params, data: str, target: str, device: str) -> Trainer:
     """A trainer on prepared data and a saved target."""
     loaded = Target.load(Path(target))
     dataset = PreparedImages(Path(data), "train", params.train.augment)
-    return Trainer.create(params, loaded, dataset, label_map(dataset.class_names, loaded.num_classes), device)
+    return Trainer.create(params, loaded, dataset, label_map(dataset.class_names, loaded.class_names), device)
 
 
 def _cost(params: Params, data: str, target: str, device: str) -> StepCost:
@@ -197,7 +197,7 @@ def _target_and_images(ctx: Context, split: str) -> tuple[Target, PreparedImages
     dataset = PreparedImages(ctx.paths.data, split)
     if not len(dataset):
         raise DataError(f"the split {split} is empty; run `aha prepare`")
-    return target, dataset, label_map(dataset.class_names, target.num_classes)
+    return target, dataset, label_map(dataset.class_names, target.class_names)
 
 
 def facts(ctx: Context) -> dict[str, object]:

@@ -55,7 +55,7 @@ def chunks(
     ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, role: ClassRole, starts: list[int]
 ) -> Iterator[tuple[ImageBatch, Tensor]]:
     """The chunks with these `chunk_starts`, with the class of the role."""
-    labels = label_map(dataset.class_names, target.num_classes)
+    labels = label_map(dataset.class_names, target.class_names)
     for start in starts:
         batch = load(dataset, indices[start : start + ctx.params.resources.batch_size], labels, ctx.device)
         with torch.no_grad():

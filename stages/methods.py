@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aha_core.attribution import Explainer
-from aha_core.baselines import BaselineSettings, make_baseline, refusal
+from aha_core.baselines import BaselineSettings, check_name, make_baseline, refusal
 from aha_core.perturbation import reference_images
 from aha_core.protocols import Attributor
 from aha_core.summary import HYBRID, OURS
@@ -21,14 +21,19 @@ from stages.context import Context
 def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor], dict[str, str]]:
     """AHA in one pass and hybrid, the configured methods that apply to this target, and why others do not: never scored
     as zero.
+
+    Raises ConfigError for an unknown name.
     """
     params = ctx.params
+    names = list(dict.fromkeys(params.evaluate.methods + params.evaluate.slow.methods))
+    for name in names:
+        check_name(name)
     explainer = Explainer.load(ctx.paths.explainer, target, params.refine, params.resources.memory_gb).to(ctx.device)
     size = target.image_size
     explainer.attribute(torch.zeros(1, 3, size, size), hybrid=True)  # measures its memory, by passes that no map needs
     methods: dict[str, Attributor] = {f"{OURS}0": explainer, HYBRID: AhaMaps(explainer, hybrid=True)}
     left_out = {}
-    for name in dict.fromkeys(ctx.params.evaluate.methods + ctx.params.evaluate.slow.methods):
+    for name in names:
         reason = refusal(name, target, baseline_settings(ctx))
         if reason:
             ctx.say(f"{name} is left out: it {reason}")
@@ -39,8 +44,12 @@ def scored_methods(ctx: Context, target: Target) -> tuple[dict[str, Attributor],
 
 
 def checked_methods(ctx: Context, target: Target) -> list[str]:
-    """The configured methods to check that apply."""
-    return [name for name in ctx.params.evaluate.checks.methods if not refusal(name, target, baseline_settings(ctx))]
+    """The configured methods to check that apply. Raises ConfigError for an unknown name."""
+    names = ctx.params.evaluate.checks.methods
+    for name in names:
+        if not is_ours(name):
+            check_name(name)
+    return [name for name in names if not refusal(name, target, baseline_settings(ctx))]
 
 
 def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
@@ -49,10 +58,9 @@ def maker(ctx: Context, name: str) -> Callable[[Target], Attributor]:
 
     Raises ConfigError for an unknown name.
     """
-    steps = 0 if name in ("aha", HYBRID) else step_of(name)
-    if steps is None:
+    if not is_ours(name):
         return lambda target: make_baseline(name, target, baseline_settings(ctx))
-    params = ctx.params
+    params, steps = ctx.params, step_of(name) or 0
     intact = Explainer.load(ctx.paths.explainer, ctx.paths.target).to(ctx.device)
 
     def build(target: Target) -> AhaMaps:
@@ -81,6 +89,11 @@ def baseline_settings(ctx: Context) -> BaselineSettings:
         reference=lambda x: reference_images(x, "black", params.perturbation),
         fastshap=ctx.paths.fastshap,
     )
+
+
+def is_ours(name: str) -> bool:
+    """Whether `maker` takes the name for AHA's own maps."""
+    return name in ("aha", HYBRID) or step_of(name) is not None
 
 
 def step_of(name: str) -> int | None:

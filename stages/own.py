@@ -10,14 +10,13 @@ from safetensors import safe_open
 
 from aha_core.attribution import Explainer
 from aha_core.classifiers.build import count_classes, create_model, known_name, load_state, read_weights
-from aha_core.data.labels import imagenet_class_names
+from aha_core.data.labels import IMAGENET_CLASSES, imagenet_class_names
 from aha_core.errors import TargetError
 from aha_core.sources import DEFAULT, SHIPPED, locate, pretrained_facts, shipped_target
 from aha_core.targets import Target
 from stages.context import Context
 from stages.paths import Paths
 
-IMAGENET_CLASSES = 1000
 FROM_MLFLOW = ("models:/", "runs:/")
 SECTION = "--target"  # in messages about names
 

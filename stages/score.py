@@ -65,7 +65,7 @@ def run(ctx: Context, folder: Path, method: str, out: Path) -> dict[str, Any]:
     wanted = [class_index(one.class_name, target, "class") if one.class_name else None for one in entries]
     size = target.image_size
     check_maps(entries, (size, size))
-    labels = label_map(dataset.class_names, target.num_classes)
+    labels = label_map(dataset.class_names, target.class_names)
     params = ctx.params
     centre = make_baseline(CENTRE, target, baseline_settings(ctx))
     scores = Scores(curve_fractions(params.evaluate.points, size * size)[1].numpy())

@@ -10,7 +10,7 @@ from aha_core.classifiers.build import count_classes, load_state, read_weights
 from aha_core.classifiers.zero_shot import create_zero_shot, read_embeddings
 from aha_core.config import Params, expand_path
 from aha_core.data.dataset import PreparedImages
-from aha_core.data.labels import imagenet_class_names, label_map
+from aha_core.data.labels import IMAGENET_CLASSES, imagenet_class_names, label_map, wordnet_ids
 from aha_core.errors import DataError, TargetError
 from aha_core.files import atomic_json
 from aha_core.target_training import accuracy, train_classifier
@@ -18,15 +18,13 @@ from aha_core.targets import Target, create_model
 from stages.context import Context
 from stages.outputs import rebuild
 
-IMAGENET_CLASSES = 1000
-
 
 def run(ctx: Context) -> None:
     ctx.use_all_cores()
     target, curve = build(ctx)
     target.to(ctx.device)
     test = PreparedImages(ctx.paths.data, "test")
-    labels = label_map(test.class_names, target.num_classes)
+    labels = label_map(test.class_names, target.class_names)
     scores = accuracy(target, test, labels, ctx.params.resources.batch_size, torch.device(ctx.device), ctx.progress)
     with rebuild(ctx.paths.target) as out:
         target.to("cpu").save(out, {"accuracy": scores, "summary": summary(target), "curve": curve})
@@ -78,9 +76,16 @@ def existing(params: Params, data_classes: list[str]) -> Target:
         state = read_weights(file, config.name)
         model = create_model(config.name, count_classes(state, config.name) or len(data_classes), size)
         load_state(model, state, file.name, config.name)
-    label_map(data_classes, model.num_classes)  # raises where they cannot be matched
-    names = imagenet_class_names() if model.num_classes == IMAGENET_CLASSES else data_classes
-    return Target(config.name, model, size, names)
+    target = Target(config.name, model, size, _names(model.num_classes, data_classes))
+    label_map(data_classes, target.class_names)  # raises where they cannot be matched
+    return target
+
+
+def _names(count: int, data_classes: list[str]) -> list[str]:
+    """Of a classifier without names: the data's where they are as many, ImageNet's, else numbers."""
+    if count == len(data_classes) and not (count == IMAGENET_CLASSES and wordnet_ids(data_classes)):
+        return data_classes
+    return imagenet_class_names() if count == IMAGENET_CLASSES else [str(index) for index in range(count)]
 
 
 def _zero_shot(params: Params, data_classes: list[str]) -> Target:

@@ -58,7 +58,7 @@ class Job:
         torch.set_num_threads(self.threads)
         target = Target.load(Path(self.target))
         dataset = PreparedImages(Path(self.data), "train", self.params.train.augment)
-        labels = label_map(dataset.class_names, target.num_classes)
+        labels = label_map(dataset.class_names, target.class_names)
         return train(self.params, target, dataset, labels, runtime, on_step, self.loss).to_bytes()
 
 

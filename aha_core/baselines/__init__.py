@@ -52,19 +52,24 @@ def refusal(name: str, target: Target, settings: BaselineSettings) -> str | None
     return (spec.applies_to(target) or spec.ready(settings)) if spec else None
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigError, with the nearest name, where there is no baseline of that name."""
+    if name not in BASELINES:
+        near = difflib.get_close_matches(name, BASELINES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BASELINES)}"
+        raise ConfigError(f"unknown method {name!r}; {hint}")
+
+
 def make_baseline(name: str, target: Target, settings: BaselineSettings) -> Attributor:
     """The baseline of that name for this target.
 
     Raises ConfigError for an unknown name and AttributionError when it does not apply to the target.
     """
-    if name not in BASELINES:
-        near = difflib.get_close_matches(name, BASELINES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BASELINES)}"
-        raise ConfigError(f"unknown method {name!r} in evaluate.methods; {hint}")
+    check_name(name)
     reason = refusal(name, target, settings)
     if reason:
         raise AttributionError(f"{name} {reason}; remove it from evaluate.methods")
     return BASELINES[name].factory(target, settings)
 
 
-__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "make_baseline", "refusal"]
+__all__ = ["BASELINES", "BaselineSettings", "BaselineSpec", "check_name", "make_baseline", "refusal"]

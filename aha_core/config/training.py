@@ -49,12 +49,18 @@ class ObjectiveConfig(Section):
         description="weight of the positive share of a mosaic's map that lies outside of its class's part (role part)"
     )
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
-    smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels")
+    smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels, odd")
 
     @model_validator(mode="after")
     def _inner_points(self) -> ObjectiveConfig:
         if self.sampling == "grid" and self.fractions < 3:
             raise ValueError(f"fractions {self.fractions} has no point inside (0, 1); sampling: grid needs 3 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _odd(self) -> ObjectiveConfig:
+        if self.smoothness_kernel % 2 == 0:
+            raise ValueError(f"smoothness_kernel must be odd, got {self.smoothness_kernel}")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ them is in `aha_core.explainer.storage`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ class Backbone(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         """Copies of an explainer (averaged weights) share it."""
         return self
+
+    def copy(self) -> Backbone:
+        """One that is not shared."""
+        twin = Backbone(self.name, copy.deepcopy(self.model), self.image_size)
+        twin.mean, twin.std = self.mean.clone(), self.std.clone()
+        return twin
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "B 3 H W"], depths: tuple[float, ...]) -> tuple[Float[Tensor, "B _ _ _"], ...]:

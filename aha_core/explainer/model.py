@@ -61,8 +61,9 @@ class FeatureExplainer(ExplainerNetwork):
         self.row = nn.Sequential(nn.Linear(row, width), nn.GELU())
         self.blocks = nn.ModuleList(GridBlock(width, width) for _ in range(config.depth))
         stem = max(width // 4, 8)
-        outs = [max(width // 2**scale, 16) for scale in range(config.refine_scales + 1)]
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU())
+        outs = [width, *(max(width // 2**scale, 16) for scale in range(1, config.refine_scales + 1))]
+        if config.refine_scales:
+            self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1), nn.GELU())
         self.ups = nn.ModuleList(UpBlock(outs[i], stem, outs[i + 1]) for i in range(config.refine_scales))
         self.head = nn.Conv2d(outs[-1], 1, 1)
 

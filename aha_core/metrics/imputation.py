@@ -148,10 +148,12 @@ def _conjugate_gradients(
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return (u * v).sum(dim=(1, 2, 3), keepdim=True)
 
+    size = dot(b, b)
+    x = torch.where(size > 0, x, 0)  # b = 0 has the solution 0, which a relative tolerance would never be sure of
     residual = b - apply(x)
     direction = precondition(residual)
     norm = dot(residual, direction)
-    goal = tolerance**2 * dot(b, b)
+    goal = tolerance**2 * size
     for _ in range(b[0].numel()):  # exact after that many steps
         if bool((dot(residual, residual) <= goal).all()):
             break

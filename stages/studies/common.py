@@ -93,7 +93,7 @@ def scored_chunks(ctx: Context, dataset: PreparedImages, indices: list[int], tar
 def logit_labels(ctx: Context, target: Target, split: str) -> Int[Tensor, "N"]:
     """The target's logit index of every image of a split."""
     dataset = PreparedImages(ctx.paths.data, split)
-    return torch.tensor(label_map(dataset.class_names, target.num_classes))[dataset.labels]
+    return torch.tensor(label_map(dataset.class_names, target.class_names))[dataset.labels]
 
 
 def clean_explainer(ctx: Context, folder: Path | None = None) -> Explainer:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aha_core.baselines import BASELINES
-from aha_core.errors import AttributionError
+from aha_core.errors import AttributionError, ConfigError
 from stages import evaluate
 from stages.context import Context
 from stages.images import evaluated
@@ -148,3 +148,16 @@ def test_methods_without_a_common_image_are_ranked_as_far_as_they_have_one(ctx, 
     summary = json.loads((ctx.paths.metrics / "evaluation.json").read_text())
     assert "random" not in summary["ranks"]["methods"] and "centre" in summary["ranks"]["methods"]
     assert summary["scores"]["predicted"]["random"]["images"] == 2 and summary["ranks"]["images"] == 4
+
+
+@pytest.mark.parametrize("place", ["methods", "slow", "checks"])
+def test_an_unknown_method_is_refused_before_anything_is_scored(ctx, change, place):
+    evaluation = ctx.params.evaluate.model_dump(mode="json")
+    wrong = "aha_hybrid" if place == "methods" else "cheffer"  # ours are scored by themselves
+    if place == "methods":
+        change("evaluate", methods=[*evaluation["methods"], wrong])
+    else:
+        change("evaluate", **{place: evaluation[place] | {"methods": [wrong]}})
+    with pytest.raises(ConfigError, match=f"unknown method '{wrong}'"):
+        evaluate.run(Context.create(ctx.paths.root, workers=0))
+    assert not (ctx.paths.state / "evaluation").exists()

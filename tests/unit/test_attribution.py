@@ -7,13 +7,16 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from captum.metrics import infidelity, sensitivity_max
 
+from aha_core import perturbation
 from aha_core.attribution import Explainer
 from aha_core.errors import AttributionError, TargetError
 from aha_core.figures import overlay, show
 from aha_core.ranking import standardise
+from aha_core.sources import wrap_model
 from aha_core.targets import create_model
 from tests.unit.explainer.test_explainer import SIZE, images, make_explainer, make_target
 
@@ -113,6 +116,18 @@ class TestConventions:
 
 
 class TestOtherLibraries:
+    def test_without_gradients_refinement_is_refused_and_later_ones_work(self, explainer):
+        x, upsampled = images(), perturbation.upsampling
+        upsampled.cache_clear()
+        with torch.inference_mode():
+            maps = explainer.attribute(x, CLASSES)
+            with pytest.raises(AttributionError, match="leave torch.inference_mode"):
+                explainer.refine(x, maps, CLASSES, 1)
+            assert not upsampled(4, SIZE).is_inference()  # it is kept for passes with gradients
+        assert explainer.attribute(x, CLASSES, steps=1).shape == maps.shape
+        with pytest.raises(AttributionError, match="steps = -1: give 0"):
+            explainer.attribute(x, CLASSES, steps=-1)
+
     def test_captums_infidelity(self, explainer):
         x = normalised(explainer, images())
         attributions = explainer.attribute(x, CLASSES, normalised=True, channels=3)
@@ -195,6 +210,18 @@ class TestSources:
         own = Explainer.for_model(explainer.target.model, "mine")
         assert own.target.class_names == explainer.target.class_names
         torch.testing.assert_close(own.attribute(images()), expected)
+
+    def test_what_the_name_does_not_tell_is_saved_or_refused(self, explainer, tmp_path):
+        model = create_model("vit_convstem_mini", explainer.target.num_classes, SIZE)
+        shifted = Explainer.for_model(model, explainer, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+        shifted.save(tmp_path / "shifted")
+        x = images()
+        torch.testing.assert_close(Explainer.load(tmp_path / "shifted").target(x), shifted.target(x))
+        pooled = timm.create_model("test_vit", img_size=SIZE, num_classes=3, global_pool="avg", fc_norm=False)
+        own = make_explainer(wrap_model(pooled))
+        with pytest.raises(TargetError, match="test_vit was built with arguments .* name and weights do not tell"):
+            own.save(tmp_path / "pooled")
+        assert not (tmp_path / "pooled").exists()
 
     def test_explainer_without_target(self, explainer, tmp_path):
         explainer.save(tmp_path)

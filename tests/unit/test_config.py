@@ -34,6 +34,7 @@ def test_profiles_are_valid_and_hold_no_absolute_path(file):
         ("ranking", "grid_min", 99, ["grid_min 99", "grid_max"]),
         ("objective", "parts", 0.5, ["parts 0.5", "role part", "classes"]),
         ("perturbation", "blur_kernel", 36, ["odd", "36"]),
+        ("objective", "smoothness_kernel", 16, ["odd", "16"]),
         ("perturbation", "blur_kernel", 999, ["999", "data.image_size"]),
     ],
 )

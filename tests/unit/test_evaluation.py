@@ -366,3 +366,12 @@ def test_reference_free_measures_are_compared_on_the_images_that_have_them():
     assert table["chefer"]["aha_t1_minus_this"]["pos"]["mean"] == 7
     assert table["aha_t0"]["aha_t1_minus_this"]["pos"]["mean"] == pytest.approx(4 / 3, abs=1e-4)
     assert table["chefer"]["aha_t0_minus_this"]["gini"]["n"] == 1 and "aha_t0_minus_this" not in table["aha_t0"]
+
+
+def test_without_any_map_of_ours_the_message_says_what_to_do():
+    rows = pd.DataFrame(
+        {"role": "predicted", "method": "chefer", "index": [0, 1], "reference": "black"}
+        | {name: [0.1, 0.2] for name in ("deletion", "insertion", "srg")}
+    )
+    with pytest.raises(AttributionError, match="no usable map of aha_t0; .* then `aha refine`"):
+        summarise(rows, 10, 0)

@@ -199,6 +199,17 @@ def test_fastshap_learns(params, dataset, target):
     assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]
 
 
+def test_a_warm_up_of_one_step_is_none(params, target):
+    one = params.model_copy(update={"train": params.train.model_copy(update={"steps": 10, "warmup": 0.1})})
+    state = new_state(one, target, torch.device("cpu"))
+    rates = []
+    for _ in range(10):
+        rates.append(state.optimiser.param_groups[0]["lr"])
+        state.optimiser.step()
+        state.schedule.step()
+    assert max(rates) == pytest.approx(params.train.lr, rel=0.05) and rates == sorted(rates, reverse=True)
+
+
 def test_averaged_weights_follow_the_trained_ones(params, dataset, target):
     state = train(params, target, dataset, LABELS, LocalRuntime(torch.device("cpu")))
     start = new_state(params, target, torch.device("cpu"))

@@ -14,24 +14,30 @@ IMAGENETTE = [
 
 
 def test_equal_numbers_map_one_to_one():
-    assert label_map(["cat", "dog", "emu"], 3) == [0, 1, 2]
+    assert label_map(["cat", "dog", "emu"], ["Katze", "Hund", "Emu"]) == [0, 1, 2]
+
+
+def test_names_that_the_target_has_map_by_name():
+    assert label_map(["ant", "cat", "dog"], ["cat", "dog", "ant"]) == [2, 0, 1]
+    assert label_map(["cat", "dog"], ["dog", "ant", "cat"]) == [2, 0]
+    assert label_map(["cat", "dog"], ["cat", "cat"]) == [0, 1]  # names that occur twice say nothing
 
 
 def test_wordnet_ids_map_to_imagenet():
-    assert label_map(IMAGENETTE, 1000) == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+    assert label_map(IMAGENETTE, imagenet_class_names()) == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
 
 
 def test_wordnet_ids_keep_their_own_order_when_the_numbers_agree():
-    assert label_map(IMAGENETTE, 10) == list(range(10))
+    assert label_map(IMAGENETTE, list("abcdefghij")) == list(range(10))
 
 
 def test_unmatched_classes_say_what_was_expected():
     with pytest.raises(DataError, match=r"2 classes \(cat, dog, …\), the target 1000: expected equal numbers"):
-        label_map(["cat", "dog"], 1000)
+        label_map(["cat", "dog"], imagenet_class_names())
     with pytest.raises(DataError, match="the target 5"):
-        label_map(IMAGENETTE, 5)
+        label_map(IMAGENETTE, list("abcde"))
     with pytest.raises(DataError, match="not among ImageNet's 1000 classes: n99999999"):
-        label_map(["n01440764", "n99999999"], 1000)
+        label_map(["n01440764", "n99999999"], imagenet_class_names())
 
 
 def test_names_are_short_and_unique():

@@ -233,6 +233,16 @@ def test_the_backbone_is_frozen_shared_by_copies_and_follows_to_other_types(netw
     assert network.backbone.mean.dtype == torch.float64
 
 
+def test_an_explainer_for_a_model_elsewhere_leaves_the_first_one_where_it_is(network, params):
+    target = make_target()
+    first = Explainer(target, network, Training(target.name, 0, params.explainer, params.ranking, params.perturbation))
+    elsewhere = create_model("vit_convstem_mini", 10, SIZE).to("meta")  # stands for another device
+    second = Explainer.for_model(elsewhere, first)
+    assert second.network.backbone is not first.network.backbone
+    assert second.network.backbone.mean.device.type == "meta" and first.network.backbone.mean.device.type == "cpu"
+    assert first.attribute(images()).shape == (3, 1, SIZE, SIZE)
+
+
 def test_dropped_channels_are_a_function_of_image_and_class():
     x, classes = images(3), torch.tensor([1, 1, 2])
     kept = kept_channels(x, classes, 400, 0.25)

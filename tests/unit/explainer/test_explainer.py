@@ -9,7 +9,7 @@ from aha_core.config import parse_params
 from aha_core.errors import AttributionError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.decoder import UpBlock
-from aha_core.explainer.model import logit_lens
+from aha_core.explainer.model import explain, logit_lens
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_masks
@@ -231,3 +231,14 @@ def test_the_explainer_stops_as_its_settings_say():
     result = explainer.refine(x, explainer.attribute(x, 3), 3, steps=6)
     assert result.taken.min() < 6 and result.maps.shape[0] == 7
     torch.testing.assert_close(explainer.attribute(x, 3, steps=6), result.maps[-1])
+
+
+@pytest.mark.parametrize("sizes", [{"width": 8}, {"width": 12, "refine_scales": 0}, {"refine_scales": 0}])
+def test_any_size_that_the_parameters_allow_gives_maps_and_uses_all_its_weights(sizes):
+    target = make_target()
+    config = parse_params(small_params()).explainer.model_copy(update=sizes)
+    network = build_explainer(config, target)
+    maps = explain(network, target, images(), target.features(images(), config.levels), torch.tensor([0, 1, 2]))
+    assert maps.shape == (3, 1, SIZE, SIZE)
+    maps.square().sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())  # as DistributedDataParallel asks

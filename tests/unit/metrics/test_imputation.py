@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aha_core.metrics import impute, removal_order, road
+from aha_core.metrics import imputation, impute, removal_order, road
 from aha_core.metrics.imputation import _coarse_holes, _multilevel
 
 NO_NOISE = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
@@ -131,3 +131,20 @@ class TestRoad:
     def test_end_points_are_refused(self, fraction: float):
         with pytest.raises(ValueError, match="strictly between 0 and 1"):
             self.run(self.images, fractions=(0.5, fraction))
+
+
+def test_a_hole_whose_surroundings_are_black_is_black_at_once(monkeypatch):
+    image = torch.zeros(1, 3, 32, 32)
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    disk = (rows - 16) ** 2 + (columns - 16) ** 2 < 36
+    image[..., disk] = 0.8
+    removed = ((rows - 16) ** 2 + (columns - 16) ** 2 > 81)[None, None]  # a black rim remains around the disk
+    calls, original = [], imputation._neighbours
+
+    def counted(x):
+        calls.append(1)
+        return original(x)
+
+    monkeypatch.setattr(imputation, "_neighbours", counted)
+    filled = impute(image, removed, torch.zeros(1, 1, 1, 1), tolerance=1e-3)
+    assert filled.equal(image) and len(calls) < 10
