@@ -138,7 +138,7 @@ def explain(
     ] = None,
     hybrid: Annotated[
         bool,
-        typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 2.3 times the time."),
+        typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 3 times the time."),
     ] = False,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
     explainer: ExplainerSource = None,

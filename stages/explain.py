@@ -46,6 +46,8 @@ def run(ctx: Context, request: Request) -> int:
     """Explain everything that was named; returns the number of unusable files."""
     ctx.use_all_cores()
     explainer = load_explainer(ctx, request.explainer, request.target, request.weights)
+    known = explainer.target.class_names
+    ctx.say(f"{explainer.target.name}, {len(known)} classes: {', '.join(known[:3])}{', …' if len(known) > 3 else ''}")
     choice = ClassChoice.parse(request.class_, request.against, explainer.target)
     return explain_files(ctx, explainer, choice, request, find_images(request.images, sys.stdin, request.out))
 

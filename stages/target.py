@@ -31,6 +31,9 @@ def run(ctx: Context) -> None:
     headline = {name: value for name, value in scores.items() if not isinstance(value, dict)}
     atomic_json(ctx.paths.metrics / "target.json", headline)
     ctx.say(f"{target.name}: test top-1 {scores['top1']:.3f} on {len(test)} images")
+    if scores["top1"] <= 1 / target.num_classes:
+        order = ", ".join(test.class_names)
+        ctx.say(f"no better than chance: are its logits in the order of the data's classes, {order}?")
 
 
 def build(ctx: Context) -> tuple[Target, list[dict[str, Any]]]:

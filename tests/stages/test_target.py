@@ -1,6 +1,7 @@
 """The stage `target` with a user's own weights, and with a tower and class embeddings."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -62,3 +63,18 @@ def test_weights_of_imagenets_classes_keep_its_names(workspace, change):
     change("target", source="checkpoint", name="test_vit", checkpoint=str(workspace / "imagenet.safetensors"))
     found = target.existing(Context.create(workspace).params, ["n01440764", "n02102040"])
     assert found.num_classes == 1000 and found.class_names[0] == "tench"
+
+
+def test_an_accuracy_of_chance_asks_for_the_order_of_the_classes(workspace, change, monkeypatch):
+    ctx = Context.create(workspace)
+    change("target", source="checkpoint", checkpoint=str(workspace / "mine.safetensors"))
+    shutil.copy(ctx.paths.target / "model.safetensors", workspace / "mine.safetensors")
+    said = []
+    monkeypatch.setattr(Context, "say", lambda self, message: said.append(message))
+    monkeypatch.setattr(target, "accuracy", lambda *_: {"top1": 0.1})
+    target.run(Context.create(workspace))
+    assert any("no better than chance: are its logits in the order of the data's classes, " in one for one in said)
+    said.clear()
+    monkeypatch.setattr(target, "accuracy", lambda *_: {"top1": 0.9})
+    target.run(Context.create(workspace))
+    assert len(said) == 1
