@@ -165,14 +165,8 @@ def check(ctx: Context, target: Target, store: PartStore, methods: Sequence[str]
                 )
                 store.save_check(name, found)
             except Exception as error:  # a method may raise anything; an interrupt is no Exception
-                found = [
-                    {
-                        "check": "failed",
-                        "image": -1,
-                        "detail": f"{type(error).__name__}: {error}".splitlines()[0],
-                        "value": 0.0,
-                    }
-                ]
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                found = [{"check": "failed", "image": -1, "detail": reason, "value": 0.0}]
         rows += [{"method": name} | row for row in found]
     return rows
 
