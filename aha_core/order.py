@@ -92,6 +92,28 @@ def rank_cells(
     return (ranks_of(last_first)[:, place] + _dense_ranks(values) / values.shape[1]).view_as(maps)
 
 
+def scatter(maps: Float[Tensor, "B 1 H W"], strength: float, seeds: Sequence[int]) -> Float[Tensor, "B 1 H W"]:
+    """The order with neighbours drawn apart by ordered dither: the same map in a grain of single pixels.
+
+        value = rank / N + strength * D,    ranks from 0 for the least important,  D = [[-3, 1], [3, -1]] / 8, tiled
+
+    Of four neighbours of equal rank one goes early and one late, `3/4 strength` of all pixels apart: what a noisy map
+    does to a smooth one, without noise. D is the 2x2 index matrix of Bayer (ICC 1973), centred.
+
+    Args:
+        strength: 0 keeps the order; from 4 on it is that of D alone.
+        seeds: one per image.
+
+    Returns:
+        float64.
+    """
+    last_first = removal_order(maps, seeds).flip(1)
+    ranks = ranks_of(last_first).double() / last_first.shape[1]
+    rows, columns = (torch.arange(length, device=maps.device) % 2 for length in maps.shape[-2:])
+    dither = torch.tensor([[-3.0, 1.0], [3.0, -1.0]], dtype=torch.float64, device=maps.device) / 8
+    return ranks.view_as(maps) + strength * dither[rows[:, None], columns]
+
+
 def _dense_ranks(values: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
     """0 for the smallest value, one more for each larger one."""
     ordered, order = values.sort(dim=1)

@@ -102,7 +102,7 @@ def store_folder(ctx: Context) -> Path:
     package = Path(aha_core.__file__).parent
     files = [paths.data / "manifest.json", paths.target / "target.json", paths.target / "model.safetensors"]
     for folder in (paths.explainer, paths.fastshap, paths.refined):
-        files += sorted(folder.iterdir()) if folder.is_dir() else []
+        files += sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     files += [file for pattern in CODE for file in sorted(package.glob(pattern))]
     for file in files:
         digest.update(file.name.encode())

@@ -13,6 +13,7 @@ from aha_core.config.params import Params
 from aha_core.config.section import (
     ClassRole,
     EvaluationReference,
+    MeasureName,
     Positive,
     Precision,
     ReferenceName,
@@ -32,6 +33,7 @@ __all__ = [
     "ExplainerConfig",
     "FeaturesConfig",
     "FolderConfig",
+    "MeasureName",
     "ObjectiveConfig",
     "Params",
     "PerturbationConfig",

@@ -220,26 +220,30 @@ def localisation_figure(table: pd.DataFrame) -> Figure:
 
 
 def units_figure(table: pd.DataFrame) -> Figure:
-    """SRG of each method where pixels, the target's patches, or cells half a patch aside are ranked.
+    """SRG of each method where pixels, the target's patches, cells half a patch aside, or scattered pixels are ranked.
 
     Args:
         table: columns method, unit, srg, low, high.
     """
     order = table[table.unit == "pixels"].sort_values("srg").method.tolist()
-    figure = new_figure(8, 0.5 * len(order) + 1.4)
+    figure = new_figure(8, 0.6 * len(order) + 1.4)
     axes = figure.subplots()
     plain(axes, "The same maps, ranked by", "SRG", "")
     axes.grid(axis="x", color=RULE)
     axes.grid(axis="y", visible=False)
-    marks = {"pixels": ("o", INK, 0.2), "patches": ("s", AHA_COLOUR, 0.0), "shifted": ("D", MUTED, -0.2)}
-    names = {"pixels": "pixels", "patches": "the classifier's patches", "shifted": "cells half a patch aside"}
-    for unit, (mark, colour, offset) in marks.items():
+    styles = {
+        "pixels": ("pixels", "o", INK),
+        "patches": ("the classifier's patches", "s", AHA_COLOUR),
+        "shifted": ("cells half a patch aside", "D", MUTED),
+        "scattered": ("scattered pixels", "x", INK),
+    }
+    for offset, (unit, (label, mark, colour)) in zip((0.27, 0.09, -0.09, -0.27), styles.items(), strict=True):
         rows = table[table.unit == unit].set_index("method").loc[order]
         bars = [rows.srg - rows.low, rows.high - rows.srg]
         places = [place + offset for place in range(len(order))]
-        axes.errorbar(rows.srg, places, xerr=bars, fmt=mark, ms=5, color=colour, lw=1.4, label=names[unit])
+        axes.errorbar(rows.srg, places, xerr=bars, fmt=mark, ms=5, color=colour, lw=1.4, label=label)
     axes.set_yticks(range(len(order)), [method_label(name) for name in order])
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
 
 

@@ -105,7 +105,14 @@ def units(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
         f"{method_label(name)} {by.srg[name, 'pixels']:.3f} by pixels, {by.srg[name, 'patches']:.3f} by patches"
         for name in table.method.unique()
     )
-    return (f"SRG on {facts['images']} images where the same map ranks whole patches of {facts['patch']} px: {gains}.",)
+    grains = "; ".join(
+        f"{method_label(name)} {by.pos[name, 'pixels']:.1f} as it is, {by.pos[name, 'scattered']:.1f} scattered"
+        for name in table.method.unique()
+    )
+    return (
+        f"SRG on {facts['images']} images where the same map ranks whole patches of {facts['patch']} px: {gains}.",
+        f"POS, which a finer grain lowers whatever the map says: {grains}.",
+    )
 
 
 def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
@@ -141,8 +148,8 @@ STUDIES = (
     Study("localisation", "Does the map lie on the object?", "localisation.csv", {
         "localisation.png": "Photographs with masks or boxes; the centred Gaussian does not look at them.",
     }, localisation),
-    Study("units", "Pixels or patches?", "units.csv", {
-        "units.png": "The same maps ranked by pixels, by the classifier's patches, and by cells that miss the patches.",
+    Study("units", "What is the map's grain worth?", "units.csv", {
+        "units.png": "The same maps by pixels, by the classifier's patches, by cells that miss them, and scattered.",
     }, units),
     Study("relaxation", "Trade-offs of the training", "relaxation.csv", {
         "relaxation.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",

@@ -187,12 +187,12 @@ def units(
         Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
     ] = None,
     patch: Annotated[int | None, typer.Option("--patch", min=2, help="Side in pixels; default: the target's.")] = None,
-    method: Methods = ["chefer", "legrad", "occlusion", "kernel_shap", "lime"],  # noqa: B006
+    method: Methods = ["chefer", "legrad", "smoothgrad", "occlusion", "kernel_shap", "lime"],  # noqa: B006
     params: ParamsFile = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Does it matter whether pixels or the classifier's whole patches are ranked?"""
+    """How much of a score is the grain of a map: pixels, the classifier's patches, or scattered pixels?"""
     from stages.studies.units import run
 
     run(context(params, device, threads), out, images, steps, explainer, patch, tuple(method))

@@ -21,6 +21,7 @@ from torch import Tensor
 import aha_core
 from aha_core.attribution import Explainer
 from aha_core.baselines import make_baseline, refusal
+from aha_core.config import MeasureName
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
@@ -71,17 +72,23 @@ class Chunk:
     classes: Int[Tensor, "B"]
     evaluator: ChunkEvaluator
 
-    def scores(self, method: str, maps: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "3 B"]:
-        """`SCORES` of each image, means of the references. Raises AttributionError for values that are not finite."""
-        found = self.evaluator.score(method, Attempt(maps, {})).rows  # all images of a reference, then of the next
-        columns = torch.tensor([[row[name] for row in found] for name in SCORES], dtype=torch.float64)
-        return columns.view(len(SCORES), -1, len(maps)).mean(dim=1)
+    def scores(self, method: str, maps: Float[Tensor, "B 1 S S"], free: tuple[str, ...] = ()) -> Float[Tensor, "K B"]:
+        """`SCORES` of each image, means of the references, and these columns of measures without a reference.
+
+        Raises AttributionError for values that are not finite.
+        """
+        found = self.evaluator.score(method, Attempt(maps, {}))  # rows: all images of a reference, then of the next
+        columns = torch.tensor([[row[name] for row in found.rows] for name in SCORES], dtype=torch.float64)
+        more = torch.tensor([[row[name] for row in found.free] for name in free], dtype=torch.float64)
+        return torch.cat([columns.view(len(SCORES), -1, len(maps)).mean(dim=1), more.view(-1, len(maps))])
 
 
-def scored_chunks(ctx: Context, dataset: PreparedImages, indices: list[int], target: Target) -> Iterator[Chunk]:
-    """Deletion and insertion as `aha evaluate` scores them, without other measures."""
+def scored_chunks(
+    ctx: Context, dataset: PreparedImages, indices: list[int], target: Target, measures: tuple[MeasureName, ...] = ()
+) -> Iterator[Chunk]:
+    """Deletion and insertion as `aha evaluate` scores them, and these measures alone."""
     params, starts = ctx.params, chunk_starts(ctx, len(indices))
-    config = params.evaluate.model_copy(update={"measures": ()})
+    config = params.evaluate.model_copy(update={"measures": measures})
     batches, scorer = chunks(ctx, dataset, indices, target, "predicted", starts), ctx.scorer(target)
     for start, (batch, classes) in zip(starts, batches, strict=True):
         evaluator = ChunkEvaluator(

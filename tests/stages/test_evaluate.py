@@ -114,6 +114,15 @@ def test_the_number_of_workers_does_not_matter(ctx):
     assert outputs(ctx) == whole
 
 
+def test_only_files_of_the_explainers_folder_count(ctx):
+    before = evaluate.store_folder(ctx)
+    (ctx.paths.explainer / "notes").mkdir()
+    (ctx.paths.explainer / "params.yaml").symlink_to("nowhere")  # `cp -r` of a link
+    assert evaluate.store_folder(ctx) == before
+    (ctx.paths.explainer / "more.json").write_text("{}")
+    assert evaluate.store_folder(ctx) != before
+
+
 def test_slow_methods_are_scored_on_the_first_chunks_only_in_the_type_of_scoring(ctx, change, monkeypatch):
     change(
         "evaluate",

@@ -19,8 +19,8 @@ from aha_core.evaluation import SEED_STREAM
 from aha_core.explainer import build_explainer
 from aha_core.explainer.backbone import Backbone
 from aha_core.explainer.storage import Training, save_explainer
-from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
-from aha_core.order import rank_cells
+from aha_core.metrics import curve_fractions, deletion_insertion, perturbation_accuracy, removal_order
+from aha_core.order import rank_cells, scatter
 from aha_core.references import evaluation_reference
 from aha_core.targets import Target, create_model
 from stages.cli import app
@@ -303,7 +303,7 @@ def test_tradeoff_scores_in_the_evaluations_number_format(ctx, workspace, change
     assert scores[0].tolist() == pytest.approx(scores[1].tolist(), abs=0.02)
 
 
-def test_units_score_the_same_maps_by_pixels_and_by_patches(ctx, workspace, change, monkeypatch):
+def test_units_score_the_same_maps_in_four_grains(ctx, workspace, change, monkeypatch):
     change("evaluate", precision="fp32")
     ctx = Context.create(workspace, device="cpu")
     out, images, side = ctx.paths.outputs / "study", 4, 8
@@ -326,13 +326,21 @@ def test_units_score_the_same_maps_by_pixels_and_by_patches(ctx, workspace, chan
         for unit, ranked in (
             ("pixels", maps), ("patches", rank_cells(maps, side, seeds)),
             ("shifted", rank_cells(maps, side, seeds, side // 2)),
+            ("scattered", scatter(maps, units.STRENGTH, seeds)),
         ):  # fmt: skip
             assert table.srg[name, unit] == pytest.approx(contract_srg(ctx, ranked, images), abs=2e-7)
+            labels = common.HeldOutImages.read(ctx, explainer.target, indices).labels
+            accuracy = perturbation_accuracy(explainer.target, x, removal_order(ranked, seeds), labels, 8)
+            row = table.loc[(name, unit)]
+            for column, values in (("pos", accuracy.positive), ("neg", accuracy.negative)):
+                assert row[column] == pytest.approx(float(values.mean()), rel=1e-4)
+                assert 0 <= row[f"{column}_low"] <= row[column] <= row[f"{column}_high"] <= 91
     row = table.loc["chefer", "patches"]
     assert row.minus_pixels == pytest.approx(row.srg - table.srg["chefer", "pixels"], abs=1e-6)
     assert row.minus_one_pass == pytest.approx(row.srg - table.srg["aha_t0", "patches"], abs=1e-6)
     (study,), _ = read_studies(ctx)
     assert study.id == "study-units" and "whole patches of 8 px" in study.sentences[0]
+    assert "POS" in study.sentences[1]
 
     monkeypatch.setattr(units, "rank_cells", lambda *_: pytest.fail("made again"))
     first = (out / "units.csv").read_bytes()

@@ -85,18 +85,24 @@ def test_tradeoff_has_lines_over_passes_and_over_time():
         assert [text.get_text() for text in axes.texts] == ["T = 0", "T = 2", "T = 2", "200 masks", "4,000 masks"]
 
 
-def test_units_have_three_marks_for_each_method():
+def test_units_have_a_mark_for_each_method_and_unit():
     rows = [
         {"method": name, "unit": unit, "srg": srg, "low": srg - 0.1, "high": srg + 0.1}
         for name, start in (("chefer", 0.3), ("aha_t0", 0.4))
-        for unit, srg in (("pixels", start), ("patches", start + 0.1), ("shifted", start + 0.05))
+        for unit, srg in (
+            ("pixels", start),
+            ("patches", start + 0.1),
+            ("shifted", start + 0.05),
+            ("scattered", start - 0.1),
+        )
     ]
     figure = units_figure(pd.DataFrame(rows))
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Chefer", "AHA (one pass)"]
     handles, labels = axes.get_legend_handles_labels()
-    assert labels == ["pixels", "the classifier's patches", "cells half a patch aside"]
-    np.testing.assert_allclose(np.asarray(handles[1][0].get_xdata(), float), [0.4, 0.5])
+    assert labels == ["pixels", "the classifier's patches", "cells half a patch aside", "scattered pixels"]
+    for handle, expected in zip(handles, ([0.3, 0.4], [0.4, 0.5], [0.35, 0.45], [0.2, 0.3]), strict=True):
+        np.testing.assert_allclose(np.asarray(handle[0].get_xdata(), float), expected)
 
 
 def test_strip_outlines_the_marker():
