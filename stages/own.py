@@ -34,7 +34,7 @@ def load_explainer(ctx: Context, explainer: str | None, target: str | None, weig
             pipeline's, and before there is one the library's.
         target: folder of a target or timm name; where None what lies beside the explainer, what one of the library's
             is for, else the pipeline's.
-        weights: safetensors file for that architecture.
+        weights: safetensors file for that architecture, instead of those that it has.
 
     Raises:
         TargetError, AttributionError: files are missing or do not fit together.
@@ -49,45 +49,49 @@ def load_explainer(ctx: Context, explainer: str | None, target: str | None, weig
     folder, beside = locate(source)
     shipped = shipped_target(folder)
     size = ctx.params.data.image_size if shipped is None else pretrained_facts(shipped)[0]
-    target = target or shipped
-    if target is None and weights is None:
-        chosen: Target | Path = beside or ctx.paths.target
-    elif target is not None and (Path(target) / "target.json").is_file() and weights is None:
-        chosen = Path(target)
-    else:
-        chosen = _build(ctx, target, weights, size)
+    name: str | None = target or shipped
+    home = beside or ctx.paths.target
+    if name and (Path(name) / "target.json").is_file():
+        home, name = Path(name), None
+    chosen: Target | Path = home if name is None and weights is None else _build(home, name, weights, size)
     refinement, memory = ctx.params.refine, ctx.params.resources.memory_gb
     return Explainer.load(folder, chosen, refinement, memory).to(ctx.device)
 
 
-def _build(ctx: Context, name: str | None, weights: Path | None, size: int) -> Target:
-    """A timm model for that image size, with timm's own weights or those of a file."""
-    facts = ctx.paths.target / "target.json"
+def _build(home: Path, name: str | None, weights: Path | None, size: int) -> Target:
+    """A timm model of that name and image size, with timm's own weights or those of a file; without a name what the
+    target in the folder `home` is, with the file's weights.
+    """
+    facts = home / "target.json"
     known: dict[str, Any] = json.loads(facts.read_text()) if facts.is_file() else {}
+    own = known if name is None else {}
     if name is None:
-        if "name" not in known:
-            raise TargetError(
-                f"no target in {ctx.paths.target}; say by --target which architecture the weights are for"
-            )
-        name = str(known["name"])
+        if not known:
+            raise TargetError(f"no target in {home}; say by --target which architecture the weights are for")
+        name, size = str(known["name"]), int(known["image_size"])
     known_name(name, SECTION)
     if weights is None:
-        own = pretrained_facts(name)[1]
-        model: Any = create_model(name, own, size, pretrained=True, section=SECTION)
-        return Target(name, model, size, _class_names(own, None, known))
+        count = pretrained_facts(name)[1]
+        model: Any = create_model(name, count, size, pretrained=True, section=SECTION)
+        return Target(name, model, size, _class_names(count, None, known))
     state = read_weights(weights, name)
-    count = count_classes(state, name)
-    if count is None:
+    if "zero_shot" in own:
+        return Target.rebuild(own, state, weights.name)
+    rows = count_classes(state, name)
+    if rows is None:
         raise TargetError(f"{weights.name} has no classifier of the architecture {name}")
-    model = create_model(name, count, size, section=SECTION)
+    model = create_model(name, rows, size, section=SECTION)
     load_state(model, state, weights.name, name)
     with safe_open(weights, "pt") as opened:
         listed = (opened.metadata() or {}).get("class_names")
-    return Target(name, model, size, _class_names(count, listed, known))
+    target = Target(name, model, size, _class_names(rows, listed, known))
+    if own:
+        target.set_normalisation(own["mean"], own["std"])
+    return target
 
 
 def _class_names(count: int, listed: str | None, known: dict[str, Any]) -> list[str]:
-    """The file's own (metadata class_names, a JSON list), the pipeline's target's, ImageNet's, else numbers."""
+    """The file's own (metadata class_names, a JSON list), those of a known target, ImageNet's, else numbers."""
     names = json.loads(listed) if listed else known.get("class_names", [])
     if len(names) == count:
         return [str(name) for name in names]

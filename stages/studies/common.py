@@ -143,8 +143,9 @@ def recipe_of(ctx: Context, steps: int, lr: float | None, seed_offset: int) -> F
     full learning rate to learn a marker.
     """
     train, trained_here = ctx.params.target.train, ctx.params.target.source == "train"
+    usual = train.lr if trained_here else train.lr / 10
     return FineTuning(
-        steps=steps, batch_size=ctx.params.train.batch_size, lr=lr or (train.lr if trained_here else train.lr / 10),
+        steps=steps, batch_size=ctx.params.train.batch_size, lr=usual if lr is None else lr,
         weight_decay=train.weight_decay, erase=train.erase if trained_here else 0.0,
         seed=ctx.params.seed + seed_offset,
     )  # fmt: skip

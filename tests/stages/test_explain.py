@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from aha_core.attribution import Explainer, contrast_maps
 from aha_core.errors import AhaError, TargetError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
-from aha_core.targets import Target
+from aha_core.targets import Target, create_model
 from stages.class_choice import ClassChoice
 from stages.context import Context
 from stages.explain import run
 from stages.explained import Request
 from stages.export import run as export
 from stages.image_files import find_images, output_names
+from stages.own import load_explainer
 
 
 @pytest.fixture
@@ -172,6 +174,40 @@ def test_own_target_weights_and_explainer(folder, unchecked_types):
         explain(folder, "photos/b.png", target="resnet19")
     with pytest.raises(TargetError, match="own.safetensors has no classifier of the architecture"):
         explain(folder, "photos/b.png", target="resnet18", weights=folder / "own.safetensors")
+
+
+def test_weights_are_for_the_target_beside_the_explainer(folder, unchecked_types):
+    from safetensors.torch import load_file, save_file
+
+    params, size, names = Context.create(folder).params, 48, ["cat", "dog", "cow"]
+    torch.manual_seed(2)
+    target = Target("resnet10t", create_model("resnet10t", len(names), size), size, names)
+    target.set_normalisation([0.2] * 3, [0.3] * 3)
+    training = Training(target.name, params.seed, params.explainer, params.ranking, params.perturbation)
+    Explainer(target, build_explainer(params.explainer, target), training, params.refine).save(folder / "pets")
+    state = load_file(folder / "pets/target/model.safetensors")
+    state["fc.weight"] = -state["fc.weight"]
+    save_file(state, folder / "own.safetensors")
+    shutil.rmtree(folder / "outputs/explainer")
+    ctx = Context.create(folder)
+    with pytest.raises(
+        TargetError, match="no classifier of the architecture vit_convstem_mini"
+    ):  # the pipeline's target is another architecture
+        load_explainer(ctx, "pets", "outputs/target", folder / "own.safetensors")
+    shutil.rmtree(folder / "outputs/target")
+    for named in (None, "pets/target"):
+        own = load_explainer(ctx, "pets", named, folder / "own.safetensors").target
+        assert (own.name, own.image_size, own.class_names) == ("resnet10t", size, names)
+        assert own.mean.flatten().tolist() == pytest.approx([0.2] * 3)
+        assert own.std.flatten().tolist() == pytest.approx([0.3] * 3)
+        x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        bias = target.model.fc.bias
+        assert torch.allclose(own(x) - bias, bias - target(x), atol=1e-5)
+    assert explain(folder, "photos/b.png", scores=False, explainer="pets", weights=folder / "own.safetensors") == 0
+    assert facts(folder, "b")["classes"][0]["class"] in names
+    shutil.rmtree(folder / "pets/target")
+    with pytest.raises(TargetError, match=r"no target in .*target; say by --target"):
+        load_explainer(ctx, "pets/explainer", None, folder / "own.safetensors")
 
 
 def test_a_map_in_the_terminal(folder, capsys):

@@ -162,6 +162,15 @@ def test_transfer_to_another_architecture_needs_an_explainer_that_does_not_read_
         transfer.run(ctx, workspace / "study", others={"three": workspace / "three"})
 
 
+def test_a_learning_rate_of_nothing_changes_nothing(ctx):
+    target = Target.load(ctx.paths.target)
+    tuned, _ = common.fine_tuned(ctx, target, common.recipe_of(ctx, steps=2, lr=0.0, seed_offset=0))
+    for before, after in zip(target.model.parameters(), tuned.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+    usual = ctx.params.target.train.lr / (1 if ctx.params.target.source == "train" else 10)
+    assert common.recipe_of(ctx, steps=2, lr=None, seed_offset=0).lr == usual
+
+
 def test_folders_are_given_by_name(tmp_path):
     assert common.named_folders([f"a={tmp_path}"], "--target") == {"a": tmp_path}
     for wrong in ([str(tmp_path)], ["=x"], [f"a={tmp_path}", f"a={tmp_path}"]):
