@@ -195,6 +195,23 @@ def test_one_pass_is_above_chefer_under_each_reference_as_the_readme_says(refere
         assert written[name]["by_reference"][reference]["srg"] == pytest.approx(srg[name].mean(), abs=1e-4)
 
 
+def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    scores = json.loads((RESULTS / "mobilenetv2-imagenet/evaluation.json").read_text())["scores"]["predicted"]
+    black = {name: f"{row['by_reference']['black']['srg']:.3f}".lstrip("0") for name, row in scores.items()}
+    assert (
+        f"under black alone Grad-CAM has {black['grad_cam']}, one pass {black['aha_t0']}, "
+        f"three steps {black['aha_t3']}, hybrid {black['aha_hybrid']}."
+    ) in readme
+    deletion = {name: row["deletion"]["mean"] for name, row in scores.items()}
+    shown = {name: f"({value:.3f})".replace("0.", ".") for name, value in deletion.items()}
+    assert (
+        f"one pass {shown['aha_t0']} is behind even a random order {shown['random']}, "
+        f"three steps {shown['aha_t3']} are the best."
+    ) in readme
+    assert deletion["aha_t3"] == min(deletion.values()) and deletion["aha_t0"] > deletion["random"]
+
+
 def designs_table() -> str:
     lines = ["| part | setting | SRG | difference from the preset |", "| --- | --- | ---: | ---: |"]
     rows = pd.read_csv(RESULTS / "embedded/designs.csv")

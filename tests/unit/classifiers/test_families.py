@@ -1,5 +1,7 @@
 """Every family of timm classifiers: read, trained on, explained, refined, compared."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -9,7 +11,9 @@ from aha_core.baselines import BASELINES, BaselineSettings, make_baseline, refus
 from aha_core.config import parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_synthetic
-from aha_core.explainer.storage import Training
+from aha_core.explainer.storage import Training, save_explainer
+from aha_core.fastshap import fastshap_loss
+from aha_core.files import atomic_json
 from aha_core.runtime import LocalRuntime
 from aha_core.targets import Target, create_model
 from aha_core.training import train
@@ -75,7 +79,7 @@ def test_features_are_the_models_own(target):
     assert torch.allclose(rows.square().mean(dim=1), torch.ones(2), atol=1e-4)
 
 
-def test_one_step_one_map_one_refinement_and_every_applicable_baseline(case, target, datasets):
+def test_one_step_one_map_one_refinement_and_every_applicable_baseline(case, target, datasets, tmp_path):
     dataset, raw = datasets(target.image_size)
     params = parse_params(raw)
     state = train(params, target, dataset, list(range(CLASSES)), LocalRuntime(torch.device("cpu")))
@@ -91,11 +95,16 @@ def test_one_step_one_map_one_refinement_and_every_applicable_baseline(case, tar
     refined = explainer.attribute(x, steps=1)
     assert refined.isfinite().all() and not torch.equal(refined, maps)
 
-    applicable = {name for name in BASELINES if refusal(name, target, SETTINGS) is None}
-    assert applicable == set(BASELINES) - {"fastshap"} - (set() if case in WITH_ATTENTION else ATTENTION)
-    channels = target.features(x, (1.0,)).levels[0].shape[1]
-    for name in sorted(applicable - ({"score_cam"} if channels > 64 else set())):  # one pass per channel
-        other = make_baseline(name, target, SETTINGS).attribute(x)
+    learned = train(
+        params, target, dataset, list(range(CLASSES)), LocalRuntime(torch.device("cpu")), loss=fastshap_loss
+    )
+    save_explainer(tmp_path, learned.average, training)
+    atomic_json(tmp_path / "fastshap.json", {"grid": params.fastshap.grid})
+    settings = replace(SETTINGS, fastshap=tmp_path)
+    applicable = {name for name in BASELINES if refusal(name, target, settings) is None}
+    assert applicable == set(BASELINES) - (set() if case in WITH_ATTENTION else ATTENTION)
+    for name in sorted(applicable):
+        other = make_baseline(name, target, settings).attribute(x)
         assert other.shape == maps.shape and other.isfinite().all(), name
         assert other.std() > 0, f"{name} sees nothing in {case}"
 
