@@ -142,15 +142,16 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
                 axes.errorbar(x, rows.srg, bars, fmt="D", ms=5.5, color=colour, lw=1.4, capsize=2.5, label=label)
                 continue
             rise, last = method == "rise", method == "rise" or setting == ours[-1]
-            offset = (-8, 3) if rise else (0, 9 if last else -16)
+            offset = (0, 9 if last and not rise else -16)
             axes.plot(x, rows.srg, ls="-" if last else ":", marker="o", ms=5, mfc=colour if last else "white",
                       color=colour, lw=2.2, label=label, zorder=5 if last else 4)  # fmt: skip
             axes.fill_between(x, rows.low, rows.high, color=colour, alpha=0.1, lw=0)
             if len(rows) == 1:
                 axes.vlines(x, rows.low, rows.high, color=colour, lw=1.4)
             for place, text in _labelled(rows, first=setting == ours[0]):
+                side = "left" if place and not last else "center"  # of lines that lie close
                 axes.annotate(text, (x.iloc[place], rows.srg.iloc[place]), offset, textcoords="offset points",
-                              fontsize=8, color=colour, ha="right" if rise else "center", zorder=6)  # fmt: skip
+                              fontsize=8, color=colour, ha=side, zorder=6)  # fmt: skip
         axes.margins(x=0.08, y=0.12)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5, labelcolor=INK)
