@@ -5,6 +5,7 @@
 (2, 1, 32, 32)
 >>> maps = explainer.attribute(images, target=3, steps=2)  # class 3, two refinement steps
 >>> maps = explainer.attribute(images, hybrid=True)  # corrected by one gradient of the target
+>>> maps = explainer.attribute(images, **explainer.within(passes=200))  # as good as 200 passes of the target allow
 >>> same = explainer.attribute(normalised, normalised=True)  # as the classifier itself takes them
 >>> bool(torch.allclose(same, explainer.attribute(images), atol=1e-3))
 True
@@ -26,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aha_core import sources
+from aha_core.budget import within
 from aha_core.changes import DecoderWeights
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
@@ -250,6 +252,14 @@ class Explainer:
             change = DecoderWeights(self.network, read, len(x))
         with torch.enable_grad():
             return refine(self.passes, x, start, classes, config, how.ranking, how.perturbation, how.seed, change)
+
+    def within(self, passes: int) -> dict[str, Any]:
+        """`steps` and `hybrid` of a map for at most so many passes of the target, a backward pass counting as two.
+
+        Raises AttributionError for fewer than one.
+        """
+        steps, hybrid = within(self.refinement, passes)
+        return {"steps": steps, "hybrid": hybrid}
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "B 3 H W"]) -> TargetFeatures:

@@ -5,6 +5,7 @@
                 (Linux; memory that the allocator already holds does not count, so small methods may show 0)
     forward     images that entered the target's first layer
     gradients   images whose class scores were differentiated
+    passes      forward + 2 gradients: a backward pass costs about two forward ones
 
 Passes are exact and repeat; time and memory belong to a machine.
 """
@@ -32,6 +33,10 @@ class Cost:
     peak_bytes: int | None = None
     forward: int = 0
     gradients: int = 0
+
+    @property
+    def passes(self) -> int:
+        return self.forward + 2 * self.gradients
 
 
 @contextmanager

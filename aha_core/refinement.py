@@ -9,7 +9,8 @@ fractions are a stratified draw that depends on (seed, step) alone, so a map doe
 grid of cells and is added to the map bilinearly, so that the explainer's fine structure stays, or in a copy of the
 decoder's weights. Source: "Learn to Rank" (arXiv 2604.05819), test-time refinement.
 
-Cost of a step: 2 * fractions * references masked forward and backward passes of the target per image; B: one.
+Cost of a step: 2 * fractions * references masked forward and backward passes of the target per image; B: one. In
+passes, a backward one counting as two: `aha_core.budget`.
 
 Early stop, with patience P > 0, for each image by itself: before step t = P, 2P, … it stops when
 

@@ -141,6 +141,10 @@ def explain(
         typer.Option("--hybrid", help="One gradient of the classifier corrects each map: about 3 times the time."),
     ] = False,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Refinement steps.")] = 0,
+    passes: Annotated[
+        int | None,
+        typer.Option("--passes", min=1, help="Instead: the steps that so many passes of the classifier per map allow."),
+    ] = None,
     explainer: ExplainerSource = None,
     target: TargetSource = None,
     target_weights: TargetWeights = None,
@@ -162,7 +166,7 @@ def explain(
 
     ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params), device=device, tracking_uri=tracking_uri)
     request = Request(
-        images, out, class_, against, hybrid, steps, explainer, target, target_weights, keep, scores, show
+        images, out, class_, against, hybrid, steps, passes, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
     raise typer.Exit(1 if explain_images(ctx, request) else 0)
 

@@ -24,6 +24,8 @@ from rich.markup import escape
 from torch import Tensor
 
 from aha_core.attribution import Explainer, contrast_maps
+from aha_core.budget import passes_of
+from aha_core.errors import ConfigError
 from aha_core.figures.contact_sheet import ContactSheet, Page
 from aha_core.figures.terminal import in_colour, in_shades
 from aha_core.files import atomic_json, atomic_path
@@ -46,10 +48,27 @@ def run(ctx: Context, request: Request) -> int:
     """Explain everything that was named; returns the number of unusable files."""
     ctx.use_all_cores()
     explainer = load_explainer(ctx, request.explainer, request.target, request.weights)
+    request = within_budget(ctx, explainer, request)
     known = explainer.target.class_names
     ctx.say(f"{explainer.target.name}, {len(known)} classes: {', '.join(known[:3])}{', …' if len(known) > 3 else ''}")
     choice = ClassChoice.parse(request.class_, request.against, explainer.target)
     return explain_files(ctx, explainer, choice, request, find_images(request.images, sys.stdin, request.out))
+
+
+def within_budget(ctx: Context, explainer: Explainer, request: Request) -> Request:
+    """The request with the hybrid map and the steps that its number of passes allows.
+
+    Raises ConfigError where it asks for both.
+    """
+    if request.passes is None:
+        return request
+    if request.steps or request.hybrid:
+        raise ConfigError("--passes chooses --hybrid and --steps; give either it or them")
+    chosen = replace(request, **explainer.within(request.passes))
+    kind = f"T = {chosen.steps}, hybrid" if chosen.hybrid else f"T = {chosen.steps}"
+    taken = passes_of(explainer.refinement, chosen.steps, chosen.hybrid)
+    ctx.say(f"{kind}: {taken:,} of {request.passes:,} passes of the classifier per map")
+    return chosen
 
 
 def explain_files(ctx: Context, explainer: Explainer, choice: ClassChoice, request: Request, found: Found) -> int:

@@ -28,7 +28,7 @@ PNG: dict[str, Any] = {"compress_level": 1, "compress_type": 3}  # run lengths: 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the command. scores: None = where there are few images."""
+    """The options of the command. scores: None = where there are few images; passes: None = as hybrid and steps say."""
 
     images: list[str]
     out: Path
@@ -36,6 +36,7 @@ class Request:
     against: str | None = None
     hybrid: bool = False
     steps: int = 0
+    passes: int | None = None
     explainer: str | None = None
     target: str | None = None
     weights: Path | None = None

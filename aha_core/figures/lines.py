@@ -86,14 +86,14 @@ def _curve_legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], 
 
 
 def cost_figure(refined: Sequence[tuple[int, float, float]], others: Mapping[str, tuple[float, float]]) -> Figure:
-    """Quality over cost: SRG over the images that pass through the target for one map.
+    """Quality over cost: SRG over passes of the target for one map, a backward pass counted as two.
 
     Args:
         refined: (T, passes, SRG) of AHA after T refinement steps.
         others: method to (passes, SRG).
     """
     figure = new_figure(9.2, 4.2)
-    axes = plain(figure.subplots(), "Quality over cost", "passes through the target per map, forward + backward", "SRG")
+    axes = plain(figure.subplots(), "Quality over cost", "passes per map; a backward pass counts as two", "SRG")
     axes.set_xscale("symlog", linthresh=1)
     styles = line_styles(list(others))
     steps, passes, scores = zip(*refined, strict=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from aha_core import figures
+from aha_core.budget import passes_of
 from aha_core.perturbation import reference_images, remove, upsample_masks
 from aha_core.ranking import make_relaxation, standardise
 from aha_core.report import ReportFigure
@@ -32,9 +33,8 @@ TEXTS = {
     "refinement": ("Refinement", "The map after each gradient step, with the image's SRG."),
     "srg-by-step": ("Score by refinement step", "Mean with 95 % interval; dashed: the best baselines on the same "
                     "images."),
-    "cost": ("Quality over cost", "Mean SRG over the images that pass through the target for one map, forward and "
-             "backward counted alike; a refinement step costs the same for every image. Slow methods have fewer "
-             "images."),
+    "cost": ("Quality over cost", "Mean SRG over passes of the target for one map, a backward pass counted as two; a "
+             "refinement step costs the same for every image. Slow methods have fewer images."),
     "masks": ("Soft masks", "What the objective removes: the final map, ranked on several grids at the final "
               "temperature of the training; white = replaced by the mean colour."),
     "curves": ("Deletion and insertion", "Mean over images and reference images with 95 % bands; of many baselines the "
@@ -106,14 +106,13 @@ def strip(results: Results, count: int) -> Figure:
 
 
 def cost(ctx: Context, results: Results, srg: dict[str, float]) -> Figure:
-    """A step deletes and inserts `fractions` times for each reference, forward and backward; the hybrid start once."""
-    refine, passes = ctx.params.refine, results.summary["passes_per_map"]
-    step_passes = 2 * 2 * refine.fractions * len(refine.references)
-    refined = [
-        (step, 1 + step_passes * step + 2 * (refine.hybrid and step > 0), srg[f"{OURS}{step}"])
-        for step in refinement_steps(results.scores)
-    ]
-    others = {m: (sum(passes[m].values()), srg[m]) for m in results.shown if m in passes and not m.startswith(OURS)}
+    refine, costs = ctx.params.refine, results.summary["passes_per_map"]
+    refined = [(t, passes_of(refine, t), srg[f"{OURS}{t}"]) for t in refinement_steps(results.scores)]
+    others = {
+        method: (costs[method]["forward"] + 2 * costs[method]["gradients"], srg[method])
+        for method in results.shown
+        if method in costs and not method.startswith(OURS)
+    }
     return figures.cost_figure(refined, others)
 
 

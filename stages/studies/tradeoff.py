@@ -25,7 +25,7 @@ from torch import Tensor
 from aha_core.attribution import Explainer
 from aha_core.baselines.rise import Rise
 from aha_core.config import RefineConfig
-from aha_core.cost import Cost, measured
+from aha_core.cost import measured
 from aha_core.data.dataset import PreparedImages
 from aha_core.figures import method_label, to_png, tradeoff_figure
 from aha_core.files import atomic_json
@@ -129,7 +129,7 @@ def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
         with measured(own.target) as more:
             result = own.refine(x, start, classes, steps)
         share = work(result.taken, steps, settings)
-        return Made(result.maps, passes(once) + share * passes(more), once.seconds + share * more.seconds)
+        return Made(result.maps, once.passes + share * more.passes, once.seconds + share * more.seconds)
 
     return Series("aha", f"S = {fractions}", "steps", tuple(range(steps + 1)), make)
 
@@ -151,7 +151,7 @@ def rise(ctx: Context, target: Target, counts: tuple[int, ...]) -> Series:
         with measured(target) as cost:
             maps = method.growing(x, classes, counts)
         share = torch.tensor(counts).double() / counts[-1]
-        return Made(maps, share * passes(cost), share * cost.seconds)
+        return Made(maps, share * cost.passes, share * cost.seconds)
 
     return Series("rise", "", "masks", counts, make)
 
@@ -162,15 +162,10 @@ def point(ctx: Context, name: str, method: Attributor, target: Target) -> Series
     def make(x: Tensor, classes: Tensor) -> Made:
         with measured(target) as cost:
             maps = method.attribute(x, classes)
-        return Made(maps[None], torch.tensor([passes(cost)]).double(), torch.tensor([cost.seconds]).double())
+        return Made(maps[None], torch.tensor([cost.passes]).double(), torch.tensor([cost.seconds]).double())
 
     grid = ctx.params.evaluate.patch_grid
     return Series(name, f"{grid} x {grid} patches" if name == CEILING else "", None, (0,), make)
-
-
-def passes(cost: Cost) -> int:
-    """A backward pass costs about two forward ones."""
-    return cost.forward + 2 * cost.gradients
 
 
 def outcomes(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from aha_core.attribution import Explainer, contrast_maps
-from aha_core.errors import AhaError, TargetError
+from aha_core.errors import AhaError, AttributionError, ConfigError, TargetError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.storage import Training, save_explainer
 from aha_core.targets import Target, create_model
@@ -152,6 +152,20 @@ def test_refined_maps_differ(folder):
     explain(folder, "photos/b.png", scores=False, steps=1)
     assert not np.allclose(before, np.load(folder / "x/b_map.npy"), atol=1e-3)
     assert facts(folder, "b")["steps"] == 1
+
+
+def test_a_number_of_passes_chooses_the_steps(folder, change, capsys):
+    change("refine", fractions=1, references=["mean"], hybrid=True, patience=0)
+    chosen = {1: (0, False), 4: (0, True), 10: (1, False), 21: (2, False)}
+    said = {1: "T = 0: 1 of 1", 4: "T = 0, hybrid: 4 of 4", 10: "T = 1: 10 of 10", 21: "T = 2: 16 of 21"}
+    for passes, (steps, hybrid) in chosen.items():
+        explain(folder, "photos/b.png", scores=False, passes=passes)
+        assert (facts(folder, "b")["steps"], facts(folder, "b")["hybrid"]) == (steps, hybrid)
+        assert f"{said[passes]} passes of the classifier per map" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ConfigError, match="--passes chooses --hybrid and --steps"):
+        explain(folder, "photos/b.png", passes=21, steps=1)
+    with pytest.raises(AttributionError, match="passes = 0"):
+        explain(folder, "photos/b.png", passes=0)
 
 
 def test_own_target_weights_and_explainer(folder, unchecked_types):

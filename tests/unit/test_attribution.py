@@ -13,9 +13,12 @@ from captum.metrics import infidelity, sensitivity_max
 
 from aha_core import perturbation
 from aha_core.attribution import Explainer
+from aha_core.budget import passes_of, within
+from aha_core.cost import measured
 from aha_core.errors import AttributionError, TargetError
 from aha_core.figures import overlay, show
 from aha_core.ranking import standardise
+from aha_core.refinement import DEFAULT_REFINEMENT
 from aha_core.sources import wrap_model
 from aha_core.targets import create_model
 from tests.unit.explainer.test_explainer import SIZE, images, make_explainer, make_target
@@ -113,6 +116,42 @@ class TestConventions:
         torch.testing.assert_close(result.maps[-1], explainer.attribute(x, CLASSES, steps=1))
         same = explainer.refine(normalised(explainer, x), start, 3, steps=1, normalised=True)
         torch.testing.assert_close(same.maps[-1][0], result.maps[-1][0], atol=1e-3, rtol=0)
+
+
+class TestPasses:
+    SETTINGS = (
+        {}, {"fractions": 1, "references": ("mean",)}, {"hybrid": False}, {"patience": 2},
+        {"change": "decoder", "lr": 1e-3},
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    def test_the_formula_is_what_the_target_sees(self, explainer, settings):
+        config = DEFAULT_REFINEMENT.model_copy(update=settings)
+        own = Explainer(explainer.target, explainer.network, explainer.training, config)
+        own.refine(images(), own.attribute(images()), CLASSES, 1)  # finds the size of its micro-batches
+        for steps, hybrid in ((0, False), (0, True), (1, False), (3, False)):
+            with measured(explainer.target) as cost:
+                own.attribute(images(), CLASSES, steps, hybrid=hybrid)
+            if config.patience and steps > 1:  # an image may stop: then it takes less
+                assert cost.passes <= len(CLASSES) * passes_of(config, steps, hybrid)
+            else:
+                assert cost.passes == len(CLASSES) * passes_of(config, steps, hybrid)
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    def test_no_better_map_fits_into_the_budget(self, settings):
+        config = DEFAULT_REFINEMENT.model_copy(update=settings)
+        for budget in (1, 3, 4, 9, 57, 58, 364, 544):
+            steps, hybrid = within(config, budget)
+            assert passes_of(config, steps, hybrid) <= budget < passes_of(config, steps + 1)
+            assert hybrid == (steps == 0 and budget >= 4)
+
+    def test_a_budget_is_a_map(self, explainer):
+        x = images()
+        steps, hybrid = within(explainer.refinement, 544)
+        assert explainer.within(544) == {"steps": steps, "hybrid": hybrid} and steps > 1
+        torch.testing.assert_close(explainer.attribute(x, **explainer.within(4)), explainer.attribute(x, hybrid=True))
+        with pytest.raises(AttributionError, match="passes = 0: a map takes 1 pass"):
+            explainer.within(0)
 
 
 class TestOtherLibraries:
