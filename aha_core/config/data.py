@@ -37,6 +37,9 @@ class FolderConfig(Section):
 
 class DataConfig(Section):
     source: Literal["synthetic", "folder"] = Field(description="procedural objects with masks, or class folders")
-    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side of the square model input, pixels")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(
+        description="side of the square model input, pixels; in a file also `target`: that of timm's weights of "
+        "target.name"
+    )
     synthetic: SyntheticConfig
     folder: FolderConfig

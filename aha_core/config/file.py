@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from aha_core.config.params import Params
 from aha_core.errors import ConfigError
+
+SIZE_OF_TARGET = "target"  # instead of a number at data.image_size
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,10 +47,33 @@ def parse_params(raw: Any, source: str = "params") -> Params:
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: expected a mapping of sections, got {type(raw).__name__}")
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(_sized(raw, source))
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _sized(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """With the input size of timm's weights of `target.name` for `data.image_size: target`.
+
+    Raises ConfigError where timm knows none, or one that is not square.
+    """
+    data, target = raw.get("data"), raw.get("target")
+    if not isinstance(data, dict) or not isinstance(target, dict) or data.get("image_size") != SIZE_OF_TARGET:
+        return raw
+    import timm  # takes a second, and most parameter files say a number
+
+    name: str = str(target.get("name"))
+    config: Any = None
+    with contextlib.suppress(RuntimeError):  # the architecture is known, weights of that name are not
+        config = timm.get_pretrained_cfg(name)
+    height, width = config.input_size[1:] if config else (0, 0)
+    if height != width or not config:
+        known = f"timm's is {height} x {width}" if config else "timm knows no input size of that name"
+        raise ConfigError(
+            f"{source}: data.image_size = {SIZE_OF_TARGET!r}, target.name = {name!r}: {known}; write a number of pixels"
+        )
+    return raw | {"data": data | {"image_size": height}}
 
 
 def _explain(problem: Any) -> str:

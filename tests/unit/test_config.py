@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -45,6 +46,32 @@ def test_bad_values_give_one_line_with_name_value_and_remedy(raw, section, key, 
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet50", 224), ("vit_small_patch16_384", 384), ("vit_base_patch14_dinov2.lvd142m", 518)],
+)
+def test_the_input_size_is_that_of_the_targets_weights(raw, name, size):
+    raw["data"]["image_size"], raw["target"]["name"] = "target", name
+    assert parse_params(raw).data.image_size == size
+    assert raw["data"]["image_size"] == "target"
+
+
+@pytest.mark.parametrize("name", ["vit_convstem_mini", "resnet5", "resnet50.mine", "not a model"])
+def test_an_unknown_input_size_is_asked_for(raw, name):
+    raw["data"]["image_size"], raw["target"]["name"] = "target", name
+    with pytest.raises(
+        ConfigError, match=rf"data.image_size = 'target', target.name = '{name}': timm knows .*a number"
+    ):
+        parse_params(raw)
+
+
+def test_an_input_that_is_not_square_is_refused(raw, monkeypatch):
+    monkeypatch.setattr("timm.get_pretrained_cfg", lambda name: SimpleNamespace(input_size=(3, 256, 192)))
+    raw["data"]["image_size"] = "target"
+    with pytest.raises(ConfigError, match="timm's is 256 x 192; write a number of pixels"):
+        parse_params(raw)
 
 
 def test_missing_parameters_and_several_problems_are_all_named(raw):
