@@ -10,6 +10,8 @@ without gradients, whether an image stops, with patience 0 < P < T; one that sto
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from aha_core.config import RefineConfig
 from aha_core.errors import AttributionError
 
@@ -35,7 +37,5 @@ def within(config: RefineConfig, passes: int) -> tuple[int, bool]:
     """
     if passes < 1:
         raise AttributionError(f"passes = {passes}: a map takes 1 pass of the classifier or more")
-    steps = 0
-    while passes_of(config, steps + 1) <= passes:
-        steps += 1
+    steps = bisect_right(range(1, passes + 1), passes, key=lambda count: passes_of(config, count))
     return steps, steps == 0 and passes_of(config, 0, hybrid=True) <= passes
