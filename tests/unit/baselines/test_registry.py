@@ -24,8 +24,8 @@ PAIRS = [
     if architecture == "vit" or name not in TRANSFORMER_ONLY
     if (name, architecture) != ("score_cam", "mobilenet")  # 1280 passes per map; test_cams has a small one
 ]
-# Float32 noise: small differences of nearly equal probabilities, sums of gradients that nearly cancel.
-TOLERANCE = {"occlusion": 1e-3, "gradient_shap": 2e-4}
+# Float32 noise: small differences of nearly equal probabilities, sums of gradients that nearly cancel (most with AVX2).
+TOLERANCE = {"occlusion": 1e-3, "gradient_shap": 1e-3, "smoothgrad": 1e-3}
 
 
 def state(model: torch.nn.Module) -> list:
