@@ -5,7 +5,7 @@
                 (Linux; memory that the allocator already holds does not count, so small methods may show 0)
     forward     images that entered the target's first layer
     gradients   images whose class scores were differentiated
-    passes      forward + 2 gradients: a backward pass costs about two forward ones
+    passes      both together (`aha_core.budget.counted`)
 
 Passes are exact and repeat; time and memory belong to a machine.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aha_core.budget import counted
 from aha_core.targets import Target
 
 
@@ -35,8 +36,8 @@ class Cost:
     gradients: int = 0
 
     @property
-    def passes(self) -> int:
-        return self.forward + 2 * self.gradients
+    def passes(self) -> float:
+        return counted(self.forward, self.gradients)
 
 
 @contextmanager

@@ -96,9 +96,9 @@ def cost_figure(refined: Sequence[tuple[int, float, float]], others: Mapping[str
     axes = plain(figure.subplots(), "Quality over cost", "passes per map; a backward pass counts as two", "SRG")
     axes.set_xscale("symlog", linthresh=1)
     styles = line_styles(list(others))
-    steps, passes, scores = zip(*refined, strict=True)
+    _, passes, scores = zip(*refined, strict=True)
     axes.plot(passes, scores, "o-", color=AHA_COLOUR, lw=2.4, ms=5, label="AHA after T steps", zorder=4)
-    for step, x, y in zip(steps, passes, scores, strict=True):
+    for step, x, y in {*refined[:2], refined[-1]}:  # later steps lie close
         axes.annotate(
             f"T={step}", (x, y), (0, 7), textcoords="offset points", fontsize=8, color=AHA_COLOUR, ha="center"
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from aha_core import figures
-from aha_core.budget import passes_of
+from aha_core.budget import counted, passes_of
 from aha_core.perturbation import reference_images, remove, upsample_masks
 from aha_core.ranking import make_relaxation, standardise
 from aha_core.report import ReportFigure
@@ -109,7 +109,7 @@ def cost(ctx: Context, results: Results, srg: dict[str, float]) -> Figure:
     refine, costs = ctx.params.refine, results.summary["passes_per_map"]
     refined = [(t, passes_of(refine, t), srg[f"{OURS}{t}"]) for t in refinement_steps(results.scores)]
     others = {
-        method: (costs[method]["forward"] + 2 * costs[method]["gradients"], srg[method])
+        method: (counted(**costs[method]), srg[method])
         for method in results.shown
         if method in costs and not method.startswith(OURS)
     }

@@ -57,7 +57,7 @@ def test_one_process_torchrun_and_ray_give_the_same_losses(workspace):  # noqa: 
         # before the first update nothing but the order of sums differs: the same images, masks, classes and noise
         pd.testing.assert_frame_equal(alone[losses].head(1), other[losses].head(1), rtol=1e-4)
         # a small difference of large parts, whose rounding depends on the processor: 1.5e-4 with AVX2
-        pd.testing.assert_frame_equal(alone.head(1), other.head(1), rtol=1e-3)
+        pd.testing.assert_frame_equal(alone.head(1), other.head(1), rtol=5e-4)
         # then Adam divides by tiny second moments, which enlarges that rounding: least in the scores, most in the norm
         pd.testing.assert_frame_equal(alone[losses], other[losses], rtol=5e-3)
     assert not (workspace / ".aha/training").exists() or not list((workspace / ".aha/training").iterdir())

@@ -212,6 +212,20 @@ def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
     assert deletion["aha_t3"] == min(deletion.values()) and deletion["aha_t0"] > deletion["random"]
 
 
+def units_table() -> str:
+    """SRG by four grains, POS and NEG by two."""
+    table = pd.read_csv(RESULTS / "vit-tiny-imagenet/units.csv").set_index(["method", "unit"])
+    lines = [
+        "| method | pixels | patches | aside | scattered | POS | by patches | NEG | by patches |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(table.index.get_level_values("method")):
+        srg = [f"{table.srg[name, unit]:.3f}" for unit in ("pixels", "patches", "shifted", "scattered")]
+        kept = [f"{table[kind][name, unit]:.1f}" for kind in ("pos", "neg") for unit in ("pixels", "patches")]
+        lines.append(f"| `{name}` | {' | '.join(srg + kept)} |")
+    return "\n".join(lines)
+
+
 def designs_table() -> str:
     lines = ["| part | setting | SRG | difference from the preset |", "| --- | --- | ---: | ---: |"]
     rows = pd.read_csv(RESULTS / "embedded/designs.csv")
@@ -226,6 +240,7 @@ def designs_table() -> str:
     ("page", "table", "made"),
     [
         ("results", "classes", classes_table), ("results", "references", references_table),
+        ("metrics", "units", units_table),
         ("designs", "designs", designs_table), ("metrics", "mosaics", mosaics_table), ("metrics", "costs", costs_table),
         ("results", "measures", measures_table), ("results", "accuracy", accuracy_table),
     ],

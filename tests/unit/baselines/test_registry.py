@@ -25,7 +25,7 @@ PAIRS = [
     if (name, architecture) != ("score_cam", "mobilenet")  # 1280 passes per map; test_cams has a small one
 ]
 # Float32 noise: small differences of nearly equal probabilities, sums of gradients that nearly cancel (most with AVX2).
-TOLERANCE = {"occlusion": 1e-3, "gradient_shap": 1e-3, "smoothgrad": 1e-3}
+TOLERANCE = {"occlusion": 1e-3, "gradient_shap": 2e-4, "smoothgrad": 5e-4}
 
 
 def state(model: torch.nn.Module) -> list:
