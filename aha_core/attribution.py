@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from aha_core import sources
 from aha_core.budget import within
 from aha_core.changes import DecoderWeights
-from aha_core.config import RefineConfig
+from aha_core.config import RefineConfig, load_params
 from aha_core.errors import AttributionError
-from aha_core.explainer import ExplainerNetwork, build_explainer
+from aha_core.explainer import ExplainerNetwork
 from aha_core.explainer.model import CONTRAST, explain
-from aha_core.explainer.storage import Training, load_explainer, save_explainer
+from aha_core.explainer.storage import Training, fitted, load_explainer, save_explainer
 from aha_core.hybrid import hybrid_maps
-from aha_core.inputs import Classes, In, like, parts, read_classes, read_images
+from aha_core.inputs import Classes, In, check_gradients, like, parts, read_classes, read_images
 from aha_core.masked_passes import MaskedPasses
 from aha_core.ranking import standardise
 from aha_core.refinement import DEFAULT_REFINEMENT, Refinement, refine
@@ -49,7 +49,8 @@ class Explainer:
         target: the classifier.
         network: the trained explainer.
         training: how it was trained; refinement uses the same ranking, perturbations and seed.
-        refinement: settings of the gradient steps; the number of steps is an argument of each call.
+        refinement: settings of the gradient steps and of the hybrid map's grid; the number of steps is an argument of
+            each call.
         memory_gb: GiB for the activations of a refinement step's passes through the target.
     """
 
@@ -71,7 +72,7 @@ class Explainer:
         cls,
         source: Path | str,
         target: Target | Path | str | None = None,
-        refinement: RefineConfig = DEFAULT_REFINEMENT,
+        refinement: RefineConfig | None = None,
         memory_gb: float = 1.0,
     ) -> Explainer:
         """Read an explainer and its target.
@@ -81,6 +82,7 @@ class Explainer:
                 the library (`sources.locate`).
             target: the classifier or its folder; where None the one beside the explainer, or for one of the library's
                 timm's weights.
+            refinement: where None that of the library's explainer, and `DEFAULT_REFINEMENT` for every other one.
 
         Raises:
             TargetError, AttributionError: files are missing or do not fit together.
@@ -93,6 +95,8 @@ class Explainer:
             raise AttributionError(f"no target beside the explainer in {folder}; give its folder: load(source, target)")
         loaded = target if isinstance(target, Target) else Target.load(Path(target or beside or ""))
         network, training = load_explainer(folder, loaded)
+        if refinement is None:
+            refinement = load_params(folder / sources.PARAMS).refine if shipped else DEFAULT_REFINEMENT
         return cls(loaded, network, training, refinement, memory_gb)
 
     def save(self, folder: Path | str) -> None:
@@ -136,17 +140,7 @@ class Explainer:
         if trained is None:
             made = cls(target, *load_explainer(sources.locate(str(explainer))[0], target))
         else:
-            with torch.random.fork_rng(devices=[]):  # its first weights are drawn, then replaced
-                backbone = getattr(trained.network, "backbone", None)
-                if backbone is not None and backbone.mean.device != target.mean.device:
-                    backbone = backbone.copy()  # to be moved without the other explainer's
-                network = build_explainer(trained.training.explainer, target, backbone)
-            try:
-                network.load_state_dict(trained.network.state_dict())
-            except RuntimeError as error:
-                raise AttributionError(
-                    f"the explainer was trained for {trained.training.target}, not for {target.name}: {error}"
-                ) from error
+            network = fitted(trained.network, trained.training, target)
             made = cls(target, network, trained.training, trained.refinement, trained.passes.memory_gb)
         made.model = model
         return made.to(target.mean.device)
@@ -282,7 +276,8 @@ class Explainer:
         wide, flat = x if count == 1 else x.repeat(count, 1, 1, 1), classes.flatten()
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat, contrast))
         if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
-            maps = hybrid_maps(self.passes, wide, maps, flat, self.training.perturbation)
+            how, perturbation = self.refinement, self.training.perturbation
+            maps = hybrid_maps(self.passes, wide, maps, flat, perturbation, how.hybrid_grid, how.hybrid_weight)
         if steps:
             maps = self.refine(wide, maps, flat, steps).maps[-1]
         return maps.unflatten(0, (count, len(x)))
@@ -298,16 +293,6 @@ class Explainer:
         images, classes = torch.as_tensor(np.asarray(inputs, np.float32)), torch.as_tensor(np.asarray(targets))
         maps: np.ndarray = explainer.attribute(images, classes, steps, normalised=normalised).numpy()
         return maps
-
-
-def check_gradients(steps: int) -> None:
-    """Raise AttributionError where gradients cannot be had, or for a negative number of steps."""
-    if steps < 0:
-        raise AttributionError(f"steps = {steps}: give 0 (one pass) or more")
-    if torch.is_inference_mode_enabled():
-        raise AttributionError(
-            "hybrid and refined maps need gradients: leave torch.inference_mode(), or use torch.no_grad()"
-        )
 
 
 def contrast_maps(pair: Float[Tensor, "2 B 1 H W"]) -> Float[Tensor, "B 1 H W"]:

@@ -73,14 +73,10 @@ def array_writer(goal: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Cal
 
 
 def atomic_safetensors(goal: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """safetensors on the CPU. Raises ResourceError when the disk is full."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """safetensors on the CPU, readable for all who may read the files beside it; safetensors' own writer keeps its
+    files to their owner. Raises ResourceError when the disk is full.
+    """
+    from safetensors.torch import save
 
     with atomic_path(goal) as temporary:
-        try:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
-        except SafetensorError as error:
-            if "No space left" in str(error):
-                raise OSError(errno.ENOSPC, str(error)) from error
-            raise
+        temporary.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))

@@ -1,13 +1,14 @@
 """The hybrid mode: a one-pass map, corrected by one gradient of the target.
 
-    m = soft mask of the least important 70 % of the cells of A, on a grid of 28 x 28
+    m = soft mask of the least important 70 % of the cells of A
     g = -df_c((1 - m) x + m r) / dm        r: the blurred image
-    H = z(z(A) + alpha clip(g / rms(g), -3, 3))
+    H = z(z(A) + w clip(g / rms(g), -3, 3))
 
 g_i is what cell i adds to the class's probability while the image is about to be put together in the order of A: the
 first-order gain of insertion from an earlier rank. A gradient at the whole image says less, because there the
 probability is saturated. Where a cell ought to be is known from A, so no training is needed; z is the standardisation
-of the ranking, and the change is enlarged bilinearly, as in refinement.
+of the ranking, and the change is enlarged bilinearly, as in refinement. The cells may be much smaller than a step's
+of refinement: the gradient of all of them costs one pass whatever their number.
 
 Cost: one masked forward and backward pass of the target per image, beside the pass that A needs.
 """
@@ -26,11 +27,10 @@ from aha_core.perturbation import reference_images
 from aha_core.ranking import standardise
 from aha_core.ranking.soft_topk import SoftTopK
 
-GRID = 28  # cells a side
 REMOVED = 0.7  # share of the cells
 TAU = 0.8  # a wide transition: nearly all cells are partly there, and their gradient counts
-ALPHA = 0.4  # of a standard deviation of the map
 LIMIT = 3.0  # root mean squares
+FINEST = 2  # pixels, the side of the smallest cell
 
 
 def hybrid_maps(
@@ -39,16 +39,24 @@ def hybrid_maps(
     maps: Float[Tensor, "B 1 H W"],
     classes: Int[Tensor, "B"],
     perturbation: PerturbationConfig,
+    grid: int,
+    weight: float,
 ) -> Float[Tensor, "B 1 H W"]:
-    """H from one-pass maps A of these classes; the inputs are not changed."""
+    """H from one-pass maps A of these classes; the inputs are not changed.
+
+    Args:
+        grid: cells a side; fewer where they would be smaller than two pixels.
+        weight: w, standard deviations of the map.
+    """
+    grid = min(grid, x.shape[-1] // FINEST)
     start = standardise(maps.detach())
-    both = removal_masks(start, SoftTopK(TAU), GRID, torch.full((2,), REMOVED), standardised=True)
+    both = removal_masks(start, SoftTopK(TAU), grid, torch.full((2,), REMOVED), standardised=True)
     masks = both[1:].requires_grad_()  # the least important cells first
     with torch.enable_grad():
         scores = passes(x, classes, masks, reference_images(x, "blur", perturbation))
         (gradient,) = torch.autograd.grad(scores.sum(), masks)
     change = F.interpolate(
-        ALPHA * relative(-gradient[0]).unflatten(1, (1, GRID, GRID)), size=x.shape[-2:], mode="bilinear"
+        weight * relative(-gradient[0]).unflatten(1, (1, grid, grid)), size=x.shape[-2:], mode="bilinear"
     )
     return standardise(start + change)
 

@@ -59,6 +59,16 @@ def read_classes(given: Classes, target: Target, images: int) -> Int[Tensor, "B"
     return classes.expand(images)
 
 
+def check_gradients(steps: int) -> None:
+    """Raise AttributionError where gradients cannot be had, or for a negative number of steps."""
+    if steps < 0:
+        raise AttributionError(f"steps = {steps}: give 0 (one pass) or more")
+    if torch.is_inference_mode_enabled():
+        raise AttributionError(
+            "hybrid and refined maps need gradients: leave torch.inference_mode(), or use torch.no_grad()"
+        )
+
+
 def like(maps: Tensor, inputs: In) -> In:
     """The maps on the inputs' device, of their type, in a tuple where they came in one."""
     if isinstance(inputs, tuple):

@@ -3,7 +3,7 @@
     A_0 = standardise(explainer's map);  A_{t+1} = B + D_{t+1}
     D: a change (`aha_core.changes`), moved by Adam steps against the gradient of AUC_del(A_t) + 1 - AUC_lif(A_t)
 
-B is the hybrid map of A_0 (`aha_core.hybrid`), half of a step's gain at a twentieth of its cost, or A_0 itself.
+B is the hybrid map of A_0 (`aha_core.hybrid`) on the same cells, at a twentieth of a step's cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
 fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. D lives on a
 grid of cells and is added to the map bilinearly, so that the explainer's fine structure stays, or in a copy of the
@@ -39,12 +39,14 @@ from aha_core.objective import generator, removal_areas, removal_masks
 from aha_core.perturbation import reference_images
 from aha_core.ranking import make_relaxation, standardise
 
-# The embedded profile's settings: every reference, three strata, cells of about 2 % of the image's side.
+# For photographs of 224 pixels: every reference, three strata, cells of 8 pixels, those of a hybrid map of 2.
 DEFAULT_REFINEMENT = RefineConfig(
     steps=5,
     change="map",
     patience=0,
     hybrid=True,
+    hybrid_grid=112,
+    hybrid_weight=0.2,
     lr=0.3,
     fractions=3,
     references=("black", "mean", "blur"),
@@ -52,6 +54,7 @@ DEFAULT_REFINEMENT = RefineConfig(
     tau=0.15,
     precision="auto",
 )
+START = 0.4  # weight of the hybrid map's gradient, of cells as large as those of the steps
 ROUNDING = 1e-5  # of J, which depends on the batch that much
 
 
@@ -86,8 +89,8 @@ def refine(
         change: what the steps move; cells of `config.grid` where None.
     """
     start = standardise(maps.detach())
-    base = hybrid_maps(passes, x, maps, classes, perturbation) if config.hybrid and config.steps else start
-    grid = config.grid
+    grid, begins = config.grid, config.hybrid and config.steps > 0
+    base = hybrid_maps(passes, x, maps, classes, perturbation, grid, START) if begins else start
     change = change or Cells(len(x), grid, (x.shape[2], x.shape[3]), x.device)
     optimiser = torch.optim.Adam(change.parameters, lr=config.lr)
     relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)

@@ -29,6 +29,7 @@ from aha_core.targets import Target
 NAMES = "AHA_EXPLAINERS"  # environment variable: the folder in which a name is looked up
 EXPLAINER, TARGET = "explainer", "target"
 SHIPPED = Path(__file__).parent / "pretrained"
+PARAMS = "params.yaml"  # of the profile, beside an explainer of the library
 DEFAULT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
@@ -53,6 +54,11 @@ def locate(source: Path | str) -> tuple[Path, Path | None]:
     raise AttributionError(f"no explainer in {folder}; run `aha train` first{_names(shelf)}")
 
 
+def shipped_names() -> list[str]:
+    """Names of the explainers that come with the library: timm's, of their targets' weights."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "explainer.json").is_file())
+
+
 def shipped_target(explainer: Path) -> str | None:
     """timm's name of the weights that an explainer of the library explains; None for every other folder."""
     return explainer.name if explainer.parent == SHIPPED else None
@@ -73,7 +79,7 @@ def pretrained_facts(name: str) -> tuple[int, int]:
 
 def _names(shelf: str | None) -> str:
     if not shelf:
-        return f", or name a folder in ${NAMES}, or {DEFAULT}"
+        return f", or name a folder in ${NAMES}, or {', '.join(shipped_names())}"
     found = sorted(one.parent.parent.name for one in Path(shelf).expanduser().glob("*/explainer/explainer.json"))
     return f", or name one of those in ${NAMES}: {', '.join(found) or 'none there'}"
 

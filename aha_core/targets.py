@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from aha_core.classifiers import evidence, reading
 from aha_core.classifiers.build import create_model, load_state, load_weights, read_weights
+from aha_core.classifiers.folding import fold_batch_norms
 from aha_core.classifiers.zero_shot import rebuild_zero_shot, zero_shot_facts
 from aha_core.errors import TargetError
 from aha_core.files import atomic_json, atomic_safetensors
@@ -169,6 +170,20 @@ class Target(nn.Module):
                 f"{self.name} gives outputs of shape {tuple(features.logits.shape)} for {self.num_classes} classes"
             )
         return features
+
+    def folded(self) -> Target:
+        """The same function with its batch norms inside its convolutions, for many passes; itself where it has none.
+
+        It is a copy: what later happens to one of them does not happen to the other.
+        """
+        source = torch.Generator().manual_seed(0)
+        x = torch.rand((2, 3, self.image_size, self.image_size), generator=source).to(self.mean.device)
+        model = fold_batch_norms(self.model, self.normalise(x))
+        if model is self.model:
+            return self
+        folded = Target(self.name, model, self.image_size, self.class_names)
+        folded.set_normalisation(self.mean.flatten().tolist(), self.std.flatten().tolist())
+        return folded.to(self.mean.device)
 
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write model.safetensors and target.json, each whole or not at all."""

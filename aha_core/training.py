@@ -230,7 +230,7 @@ def train(
     """
     config = params.train
     check_divisible(config.batch_size, runtime.world)
-    target.to(runtime.device)
+    target = target.to(runtime.device).folded()
     passes = MaskedPasses(target, config.precision, params.resources.memory_gb)
     state = new_state(params, target, runtime.device)
     checkpoint = runtime.restore()

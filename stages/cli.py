@@ -164,7 +164,9 @@ def explain(
     from stages.explained import Request
     from stages.own import parameters
 
-    ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params), device=device, tracking_uri=tracking_uri)
+    ctx = Context.create(
+        Path.cwd(), parameters(Path.cwd(), params, explainer), device=device, tracking_uri=tracking_uri
+    )
     request = Request(
         images, out, class_, against, hybrid, steps, passes, explainer, target, target_weights, keep, scores, show
     )  # fmt: skip
@@ -185,7 +187,7 @@ def export(
     from stages.export import run as export_graph
     from stages.own import parameters
 
-    ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params), device="cpu")
+    ctx = Context.create(Path.cwd(), parameters(Path.cwd(), params, explainer), device="cpu")
     export_graph(ctx, format_.value, out, explainer, target, target_weights)
 
 
@@ -248,8 +250,10 @@ def _guarded(arguments: list[str]) -> int:
     """Exit code of a command; errors that a user can fix become one message, termination counts as Ctrl-C."""
     import signal
 
+    from aha_core.allocator import keep_freed_memory
     from aha_core.errors import AhaError
 
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(arguments, prog_name="aha")

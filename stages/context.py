@@ -98,7 +98,7 @@ class Context:
 
         resources = self.params.resources
         precision = precision or self.params.evaluate.precision
-        return Scorer(target, precision, resources.batch_size, resources.memory_gb)
+        return Scorer(target.folded(), precision, resources.batch_size, resources.memory_gb)
 
     def progress(self, iterable: Iterable[T], total: int, description: str) -> Iterator[T]:
         """Yield the items behind a bar with rate and time left; silent when the output is not a terminal."""

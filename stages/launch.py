@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import aha_core
+from aha_core.allocator import kept_memory
 from aha_core.errors import AhaError, ResourceError
 from aha_core.files import atomic_path
 from aha_core.runtime import Row
@@ -126,7 +127,7 @@ def _cluster(workers: int, threads: int) -> Iterator[Any]:
     search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     ray.init(
         address=address, log_to_driver=False, include_dashboard=False if address == "local" else None,
-        runtime_env={"env_vars": {"PYTHONPATH": search_path, "OMP_NUM_THREADS": str(threads)}},
+        runtime_env={"env_vars": {"PYTHONPATH": search_path, "OMP_NUM_THREADS": str(threads)} | kept_memory()},
         logging_level="ERROR", configure_logging=True, **cluster,
     )  # fmt: skip
     try:

@@ -12,7 +12,7 @@ from aha_core.attribution import Explainer
 from aha_core.classifiers.build import count_classes, create_model, known_name, load_state, read_weights
 from aha_core.data.labels import IMAGENET_CLASSES, imagenet_class_names
 from aha_core.errors import TargetError
-from aha_core.sources import DEFAULT, SHIPPED, locate, pretrained_facts, shipped_target
+from aha_core.sources import DEFAULT, PARAMS, SHIPPED, locate, pretrained_facts, shipped_names, shipped_target
 from aha_core.targets import Target
 from stages.context import Context
 from stages.paths import Paths
@@ -21,9 +21,13 @@ FROM_MLFLOW = ("models:/", "runs:/")
 SECTION = "--target"  # in messages about names
 
 
-def parameters(root: Path, named: Path | None) -> Path | None:
-    """The parameter file of a command that needs no pipeline: as named, the folder's own (None), else the library's."""
-    return named or (None if Paths(root).params.is_file() else SHIPPED / DEFAULT / "params.yaml")
+def parameters(root: Path, named: Path | None, explainer: str | None = None) -> Path | None:
+    """The parameter file of a command that needs no pipeline: as named, the folder's own (None), else the library's,
+    of the explainer of that name if it is one of the library's.
+    """
+    if named or Paths(root).params.is_file():
+        return named
+    return SHIPPED / (explainer if explainer in shipped_names() else DEFAULT) / PARAMS
 
 
 def load_explainer(ctx: Context, explainer: str | None, target: str | None, weights: Path | None) -> Explainer:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other
 os.environ.update(
-    RAY_USAGE_STATS_ENABLED="0", DVC_NO_ANALYTICS="1", MLFLOW_DISABLE_TELEMETRY="true", HF_HUB_OFFLINE="1"
-)
+    RAY_USAGE_STATS_ENABLED="0", DVC_NO_ANALYTICS="1", MLFLOW_DISABLE_TELEMETRY="true", HF_HUB_OFFLINE="1",
+    RAY_worker_niceness="0",  # Ray's own, 15, starves its workers beside the other tests
+)  # fmt: skip
 
 import jaxtyping
 import pytest

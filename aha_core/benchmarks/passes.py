@@ -1,7 +1,7 @@
 """The floor of training: what a masked pass through the target costs, by number format, layout and attention kernel.
 
 Each row is one way to run the same forward pass, and the same forward and backward pass towards the images. It is the
-evidence for what `MaskedPasses` and `create_model` choose.
+evidence for what `MaskedPasses`, `create_model` and `Target.folded` choose.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def benchmark_passes(
         ("fp32, channels last", fast, "fp32", False),
         ("bf16, channels last", fast, "bf16", False),
     ]
+    folded = fast.folded()
+    if folded is not fast:
+        variants.append(("fp32, channels last, folded", folded, "fp32", False))
     if compiled:
         faster: Any = torch.compile(copy.deepcopy(target))
         variants.append(("bf16, compiled", faster, "bf16", False))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -76,6 +77,25 @@ def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Trai
             f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"
         ) from error
     return network, training
+
+
+def fitted(trained: ExplainerNetwork, training: Training, target: Target) -> ExplainerNetwork:
+    """The same weights around another target, in memory of their own; a foreign backbone is shared on the same device.
+
+    Raises AttributionError when the target's features have other shapes.
+    """
+    backbone = trained.backbone if isinstance(trained, DptExplainer) else None
+    if backbone is not None and backbone.mean.device != target.mean.device:
+        backbone = backbone.copy()  # to be moved without the other network's
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, then replaced
+        network = build_explainer(training.explainer, target, backbone)
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise AttributionError(
+            f"the explainer was trained for {training.target}, not for {target.name}: {error}"
+        ) from error
+    return network
 
 
 def read_facts(folder: Path) -> tuple[Training, dict[str, Any]]:

@@ -19,6 +19,7 @@ from stages.own import parameters
 from tests.conftest import ROOT
 
 MEGABYTE = 1e6
+CONVOLUTIONAL = "mobilenetv2_100.ra_in1k"
 
 
 def test_every_shipped_explainer_is_small_has_a_card_and_fits_its_target():
@@ -45,6 +46,18 @@ def test_names_lead_to_the_shipped_explainer_and_a_folder_of_that_name_comes_fir
         locate("nowhere")
 
 
+def test_an_explainer_of_the_library_comes_with_its_refinement(tmp_path, workspace):
+    grids = {}
+    for name in (DEFAULT, CONVOLUTIONAL):
+        target = Target(name, create_model(name, 1000, 224), 224, [str(one) for one in range(1000)])
+        refinement = Explainer.load(name, target).refinement
+        grids[name] = (refinement.grid, refinement.hybrid_grid)
+        assert parameters(tmp_path, None, name) == SHIPPED / name / "params.yaml"
+        assert Context.create(tmp_path, parameters(tmp_path, None, name)).params.refine == refinement
+        assert parameters(workspace, None, name) is None, "a pipeline's folder has its own"
+    assert grids == {DEFAULT: (28, 112), CONVOLUTIONAL: (14, 112)}
+
+
 def test_a_folder_without_parameters_has_those_of_the_shipped_explainer(tmp_path, workspace):
     shipped = parameters(tmp_path, None)
     assert Context.create(tmp_path, shipped).params.data.image_size == 224
@@ -54,14 +67,21 @@ def test_a_folder_without_parameters_has_those_of_the_shipped_explainer(tmp_path
 
 
 @pytest.mark.skipif("AHA_REAL_DATA" not in os.environ, reason="AHA_REAL_DATA is not set")
-def test_before_any_training_explain_uses_it_in_any_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "target", "weights"),
+    [
+        ([], DEFAULT, f"{DEFAULT}.safetensors"),
+        (["--explainer", CONVOLUTIONAL, "--hybrid"], CONVOLUTIONAL, "mobilenetv2_100.timm.safetensors"),
+    ],
+)
+def test_before_any_training_explain_uses_it_in_any_folder(options, target, weights, tmp_path, monkeypatch):
     data = Path(os.environ["AHA_REAL_DATA"])
     photo = sorted((data / "imagenette224/val").glob("*/*.JPEG"))[0]
     Image.open(photo).convert("RGB").save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)  # an empty folder
-    result = CliRunner().invoke(app, ["explain", "photo.png", "--target-weights", str(data / f"{DEFAULT}.safetensors")])
+    result = CliRunner().invoke(app, ["explain", "photo.png", *options, "--target-weights", str(data / weights)])
     assert result.exit_code == 0, result.output
     facts = json.loads(Path("maps/photo.json").read_text())
-    assert facts["target"] == DEFAULT
+    assert facts["target"] == target
     assert facts["classes"][0]["class"] == "tench"
     assert facts["classes"][0]["srg"] > 0.1

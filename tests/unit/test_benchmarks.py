@@ -106,7 +106,8 @@ def test_passes_are_timed_by_variant_and_the_target_is_left_alone(monkeypatch):
     target = Target("vit_convstem_mini", create_model("vit_convstem_mini", 8, 32), 32, [str(i) for i in range(8)])
     before = target(torch.ones(1, 3, 32, 32))
     rows = pd.DataFrame(benchmark_passes(target, 2, CPU, compiled=False, seed=0)).set_index("variant")
-    assert len(rows) == 5
+    assert len(rows) == 6
+    assert "fp32, channels last, folded" in rows.index, "this classifier has batch norms"
     assert (rows[["forward_ms", "with_gradient_ms"]] > 0).all().all()
     assert torch.equal(target(torch.ones(1, 3, 32, 32)), before)
     monkeypatch.setattr("aha_core.benchmarks.passes.torch.compile", lambda model: Refusing())

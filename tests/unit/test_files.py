@@ -2,9 +2,11 @@ import errno
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 
 from aha_core.errors import ResourceError
-from aha_core.files import array_writer, atomic_json, atomic_path
+from aha_core.files import array_writer, atomic_json, atomic_path, atomic_safetensors
 
 
 def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -43,3 +45,12 @@ def test_array_writer_refuses_an_incomplete_array(tmp_path):
     ):
         append(np.arange(3))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_readable_for_whom_the_files_beside_them_are(tmp_path):
+    atomic_json(tmp_path / "a.json", {})
+    atomic_safetensors(tmp_path / "a.safetensors", {"x": torch.arange(6.0).reshape(2, 3).T}, {"k": "v"})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"k": "v"}
+        assert file.get_tensor("x").tolist() == [[0, 3], [1, 4], [2, 5]]

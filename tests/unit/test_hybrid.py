@@ -13,35 +13,40 @@ from aha_core.objective import removal_masks
 from aha_core.perturbation import reference_images, upsample_masks
 from aha_core.ranking import standardise
 from aha_core.ranking.soft_topk import SoftTopK
+from aha_core.refinement import START
 from tests.unit.explainer.test_explainer import images, make_explainer, make_target
 
 CLASSES = torch.tensor([3, 1, 4])
+GRID, FINE = 7, 14  # of refinement's start, of the hybrid map itself
+WEIGHT = 0.2
 
 
 @pytest.fixture(scope="module")
 def explainer() -> Explainer:
     """In float32: the first step of Adam turns a gradient's rounding into whole steps."""
     made = make_explainer(make_target())
-    exact = made.refinement.model_copy(update={"precision": "fp32"})
+    exact = made.refinement.model_copy(
+        update={"precision": "fp32", "grid": GRID, "hybrid_grid": FINE, "hybrid_weight": WEIGHT}
+    )
     return Explainer(made.target, made.network, made.training, exact)
 
 
 def corrected(explainer: Explainer, x: torch.Tensor, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     passes = MaskedPasses(explainer.target, "fp32", 1.0)
-    return hybrid_maps(passes, x, maps, classes, explainer.training.perturbation)
+    return hybrid_maps(passes, x, maps, classes, explainer.training.perturbation, GRID, WEIGHT)
 
 
 def test_is_the_gradient_of_the_log_probability_at_a_partly_removed_image(explainer):
     x, maps = images(), torch.randn(3, 1, *images().shape[-2:])
     start = standardise(maps)
-    _, mask = removal_masks(start, SoftTopK(hybrid.TAU), hybrid.GRID, torch.full((2,), hybrid.REMOVED), True)
+    _, mask = removal_masks(start, SoftTopK(hybrid.TAU), GRID, torch.full((2,), hybrid.REMOVED), True)
     mask.requires_grad_()
-    pixels = upsample_masks(mask[None], hybrid.GRID, tuple(x.shape[-2:]))[0]
+    pixels = upsample_masks(mask[None], GRID, tuple(x.shape[-2:]))[0]
     mixed = (1 - pixels) * x + pixels * reference_images(x, "blur", explainer.training.perturbation)
     chosen = explainer.target(mixed).log_softmax(dim=1)[range(3), CLASSES]
     gain = -torch.autograd.grad(chosen.sum(), mask)[0]  # of log f: the same up to a factor per image
     gain = gain / gain.square().mean(dim=1, keepdim=True).sqrt()
-    change = (hybrid.ALPHA * gain.clamp(-3, 3)).unflatten(1, (1, hybrid.GRID, hybrid.GRID))
+    change = (WEIGHT * gain.clamp(-3, 3)).unflatten(1, (1, GRID, GRID))
     expected = standardise(start + F.interpolate(change, size=x.shape[-2:], mode="bilinear"))
     torch.testing.assert_close(corrected(explainer, x, maps, CLASSES), expected, atol=2e-3, rtol=0)
 
@@ -68,19 +73,28 @@ def test_no_gradient_no_change():
     assert hybrid.relative(spike)[0, 7] == hybrid.LIMIT
 
 
+def test_cells_have_two_pixels_a_side_or_more(explainer):
+    x, maps = images(), torch.randn(3, 1, *images().shape[-2:])
+    passes, perturbation = MaskedPasses(explainer.target, "fp32", 1.0), explainer.training.perturbation
+    finest = hybrid_maps(passes, x, maps, CLASSES, perturbation, x.shape[-1] // 2, WEIGHT)
+    assert hybrid_maps(passes, x, maps, CLASSES, perturbation, 1000, WEIGHT).equal(finest)
+    assert not hybrid_maps(passes, x, maps, CLASSES, perturbation, x.shape[-1] // 4, WEIGHT).equal(finest)
+
+
 class TestInTheApi:
     def test_attribute_corrects_its_own_map(self, explainer):
         x = images()
         start = explainer.attribute(x, CLASSES)
-        expected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation)
+        expected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, FINE, WEIGHT)
         maps = explainer.attribute(x, CLASSES, hybrid=True)
         torch.testing.assert_close(maps, expected, atol=1e-3, rtol=0)
         assert not maps.requires_grad
         assert not torch.allclose(maps, explainer.attribute(x, CLASSES), atol=1e-2)
 
-    def test_refinement_begins_with_it(self, explainer):
+    def test_refinement_begins_with_one_on_its_own_grid(self, explainer):
         x = images()
-        start, corrected = explainer.attribute(x, CLASSES), explainer.attribute(x, CLASSES, hybrid=True)
+        start = explainer.attribute(x, CLASSES)
+        corrected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, GRID, START)
         maps = explainer.refine(x, start, CLASSES, 1).maps
         plain = Explainer(
             explainer.target, explainer.network, explainer.training,
