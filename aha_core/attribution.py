@@ -49,7 +49,7 @@ class Explainer:
         target: the classifier.
         network: the trained explainer.
         training: how it was trained; refinement uses the same ranking, perturbations and seed.
-        refinement: settings of the gradient steps and of the hybrid map's grid; the number of steps is an argument of
+        refinement: settings of the gradient steps and of the hybrid map; the number of steps is an argument of
             each call.
         memory_gb: GiB for the activations of a refinement step's passes through the target.
     """
@@ -277,7 +277,7 @@ class Explainer:
         maps = standardise(explain(self.network, self.target, wide, features.repeat(count), flat, contrast))
         if hybrid and not (steps and self.refinement.hybrid):  # refinement begins with it
             how, perturbation = self.refinement, self.training.perturbation
-            maps = hybrid_maps(self.passes, wide, maps, flat, perturbation, how.hybrid_grid, how.hybrid_weight)
+            maps = hybrid_maps(self.passes, wide, maps, flat, perturbation, how.grid, how.hybrid_weight)
         if steps:
             maps = self.refine(wide, maps, flat, steps).maps[-1]
         return maps.unflatten(0, (count, len(x)))

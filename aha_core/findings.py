@@ -29,6 +29,7 @@ from aha_core.metrics import bootstrap_ci, energy_in_mask
 from aha_core.shortcut import Marker
 from aha_core.targets import Target
 
+CELLS = 28  # a side, of the ranks
 TOP = 0.1  # share of the cells: the marker is found in the top decile
 
 MapsOverSteps = Callable[[Tensor, Tensor], Tensor]  # images, classes -> (T1, B, 1, H, W)

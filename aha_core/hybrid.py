@@ -45,10 +45,10 @@ def hybrid_maps(
     """H from one-pass maps A of these classes; the inputs are not changed.
 
     Args:
-        grid: cells a side; fewer where they would be smaller than two pixels.
+        grid: cells a side, fewer where they would be smaller than two pixels.
         weight: w, standard deviations of the map.
     """
-    grid = min(grid, x.shape[-1] // FINEST)
+    grid = cells_of(grid, x)
     start = standardise(maps.detach())
     both = removal_masks(start, SoftTopK(TAU), grid, torch.full((2,), REMOVED), standardised=True)
     masks = both[1:].requires_grad_()  # the least important cells first
@@ -59,6 +59,11 @@ def hybrid_maps(
         weight * relative(-gradient[0]).unflatten(1, (1, grid, grid)), size=x.shape[-2:], mode="bilinear"
     )
     return standardise(start + change)
+
+
+def cells_of(grid: int, x: Float[Tensor, "B 3 H W"]) -> int:
+    """Cells a side: so many, or fewer where they would be smaller than two pixels."""
+    return min(grid, x.shape[-1] // FINEST)
 
 
 def relative(gradient: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:

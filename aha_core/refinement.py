@@ -3,7 +3,7 @@
     A_0 = standardise(explainer's map);  A_{t+1} = B + D_{t+1}
     D: a change (`aha_core.changes`), moved by Adam steps against the gradient of AUC_del(A_t) + 1 - AUC_lif(A_t)
 
-B is the hybrid map of A_0 (`aha_core.hybrid`) on the same cells, at a twentieth of a step's cost, or A_0 itself.
+B is the hybrid map of A_0 (`aha_core.hybrid`), at a twentieth of a step's cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
 fractions are a stratified draw that depends on (seed, step) alone, so a map does not depend on its batch. D lives on a
 grid of cells and is added to the map bilinearly, so that the explainer's fine structure stays, or in a copy of the
@@ -33,28 +33,26 @@ from torch import Tensor
 
 from aha_core.changes import Cells, Change
 from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
-from aha_core.hybrid import hybrid_maps
+from aha_core.hybrid import cells_of, hybrid_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_areas, removal_masks
 from aha_core.perturbation import reference_images
 from aha_core.ranking import make_relaxation, standardise
 
-# For photographs of 224 pixels: every reference, three strata, cells of 8 pixels, those of a hybrid map of 2.
+# For photographs of 224 pixels: every reference, three strata, cells of 2 pixels.
 DEFAULT_REFINEMENT = RefineConfig(
     steps=5,
     change="map",
     patience=0,
     hybrid=True,
-    hybrid_grid=112,
     hybrid_weight=0.2,
-    lr=0.3,
+    lr=0.2,
     fractions=3,
     references=("black", "mean", "blur"),
-    grid=28,
+    grid=112,
     tau=0.15,
     precision="auto",
 )
-START = 0.4  # weight of the hybrid map's gradient, of cells as large as those of the steps
 ROUNDING = 1e-5  # of J, which depends on the batch that much
 
 
@@ -86,11 +84,13 @@ def refine(
     """All intermediate maps of `config.steps` refinement steps; the inputs are not changed.
 
     Args:
-        change: what the steps move; cells of `config.grid` where None.
+        change: what the steps move; cells of the steps' grid where None.
     """
     start = standardise(maps.detach())
-    grid, begins = config.grid, config.hybrid and config.steps > 0
-    base = hybrid_maps(passes, x, maps, classes, perturbation, grid, START) if begins else start
+    grid, begins = cells_of(config.grid, x), config.hybrid and config.steps > 0
+    base = start
+    if begins:
+        base = hybrid_maps(passes, x, maps, classes, perturbation, config.grid, config.hybrid_weight)
     change = change or Cells(len(x), grid, (x.shape[2], x.shape[3]), x.device)
     optimiser = torch.optim.Adam(change.parameters, lr=config.lr)
     relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)

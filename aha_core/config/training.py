@@ -107,14 +107,9 @@ class RefineConfig(Section):
     patience: Annotated[int, Field(ge=0)] = Field(
         description="every so many steps the score is measured, and an image stops where it has not risen; 0: never"
     )
-    hybrid: bool = Field(
-        description="whether the first step starts from a hybrid map on `grid`, which costs one masked pass"
-    )
-    hybrid_grid: Annotated[int, Field(ge=2)] = Field(
-        description="side of the grid of a hybrid map that is asked for by itself; at most half of the image's side"
-    )
+    hybrid: bool = Field(description="whether the first step starts from the hybrid map, which costs one masked pass")
     hybrid_weight: Positive = Field(
-        description="how far that map's gradient moves a pixel, in standard deviations of the map"
+        description="how far the hybrid map's gradient moves a pixel, in standard deviations of the map"
     )
     lr: Positive = Field(
         description="Adam learning rate, in standard deviations of the map (about 0.3) or of the decoder's weights "
@@ -124,6 +119,8 @@ class RefineConfig(Section):
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(
         description="reference images, all used in each step"
     )
-    grid: Annotated[int, Field(ge=2)] = Field(description="side of the ranking grid of the steps, cells")
+    grid: Annotated[int, Field(ge=2)] = Field(
+        description="side of the grid of cells that steps and hybrid map change; at most half of the image's side"
+    )
     tau: Positive = Field(description="temperature: width of a mask's edge in standard deviations of the map")
     precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 on GPUs and CPUs with AMX")

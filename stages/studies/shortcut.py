@@ -24,7 +24,7 @@ from aha_core.class_names import class_index
 from aha_core.errors import DataError
 from aha_core.figures import marker_strip_figure, shortcut_figure, to_png
 from aha_core.files import atomic_json
-from aha_core.findings import TOP, Findings, cell_rank, find_marker
+from aha_core.findings import CELLS, TOP, Findings, cell_rank, find_marker
 from aha_core.perturbation import reference_images
 from aha_core.selection import evaluation_indices
 from aha_core.shortcut import Marker, Place, Poisoning
@@ -69,7 +69,7 @@ def run(
     held_out = HeldOutImages.read(ctx, clean, chosen_images(logit_labels(ctx, clean, "test"), marked, images))
     settings: dict[str, object] = {
         "class": clean.class_names[marked], "steps": steps, "images": len(held_out.indices), "marker": asdict(marker),
-        "fine_tuning": asdict(recipe), "relabelled": relabelled, "grid": ctx.params.refine.grid, "top": TOP,
+        "fine_tuning": asdict(recipe), "relabelled": relabelled, "grid": CELLS, "top": TOP,
         "refinement": ctx.params.refine.model_dump(mode="json"),
     }  # fmt: skip
     store = cache(ctx, "shortcut", settings, [ctx.paths.explainer])
@@ -147,9 +147,7 @@ def findings(
 
             def look(part: HeldOutImages = part) -> dict[str, Tensor]:
                 x = part.x.to(ctx.device)
-                return find_marker(
-                    target, maps, x, part.indices, marker, marked, params.refine.grid, references
-                ).tensors()
+                return find_marker(target, maps, x, part.indices, marker, marked, CELLS, references).tensors()
 
             parts.append(Findings(**store.tensors(f"{name}-{start:05d}", look)))
             bar.advance(task, len(part.indices))
@@ -166,7 +164,7 @@ def strip(explainer: Explainer, images: HeldOutImages, marker: Marker, marked: i
     maps = maps_over_steps(explainer, steps)(x, classes).cpu()
     shown = [step for step in STRIP_STEPS if step <= steps]
     masks = marker.masks(indices, x.shape[3])
-    ranks = torch.stack([cell_rank(maps[step], masks, ctx.params.refine.grid) for step in shown], dim=1)
+    ranks = torch.stack([cell_rank(maps[step], masks, CELLS) for step in shown], dim=1)
     with torch.no_grad():
         probabilities = explainer.target.probabilities(x)[:, marked].tolist()
     titles = [

@@ -262,6 +262,37 @@ def units_table() -> str:
     return "\n".join(lines)
 
 
+def cells_table() -> str:
+    """Trials of refinement's cells; each sample's first setting is what its others are compared with."""
+    lines = [
+        "| target | photographs | T | cells | start | lr | τ | SRG | difference | under black | NEG |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    settings = ["grid", "start_grid", "start_weight", "lr", "tau", "steps"]
+    for profile, target in (("vit-tiny-imagenet", "ViT-Tiny"), ("mobilenetv2-imagenet", "MobileNetV2")):
+        for _, sample in pd.read_csv(RESULTS / profile / "refinement-cells.csv").groupby("sample"):
+            first = None
+            for chosen, rows in sample.groupby(settings, sort=False):
+                grid, start, weight, lr, tau, steps = chosen
+                mine = rows.set_index("photograph")
+                first = mine if first is None else first
+                gaps = [mine[name] - first[name] for name in ("srg", "black", "neg")]
+                shown = [
+                    "" if mine is first else f"{gap.mean():+.{digits}f} ± {gap.sem():.{digits}f}"
+                    for gap, digits in zip(gaps, (3, 3, 1), strict=True)
+                ]
+                lines.append(
+                    f"| {target} | {len(mine)} | {steps} | {grid} | {start}, {weight} | {lr} | {tau} "
+                    f"| {mine.srg.mean():.3f} | {' | '.join(shown)} |"
+                )
+    return "\n".join(lines)
+
+
+def test_table_of_the_cells_is_the_committed_one():
+    page = (ROOT / "docs/designs.md").read_text()
+    assert page.split("<!-- table cells -->\n")[1].split("\n<!-- end -->")[0] == cells_table()
+
+
 def designs_table() -> str:
     lines = ["| part | setting | SRG | difference from the preset |", "| --- | --- | ---: | ---: |"]
     rows = pd.read_csv(RESULTS / "embedded/designs.csv")

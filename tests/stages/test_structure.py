@@ -89,7 +89,7 @@ def test_figures_and_report_code_are_dependencies_of_report_alone():
 
 def test_the_evaluation_makes_the_hybrid_map_and_depends_on_its_settings():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert {"refine.hybrid_grid", "refine.hybrid_weight", "refine.precision"} <= set(stages["evaluate"]["params"])
+    assert {"refine.grid", "refine.hybrid_weight", "refine.precision"} <= set(stages["evaluate"]["params"])
 
 
 def test_help_imports_nothing_heavy():

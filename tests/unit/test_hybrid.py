@@ -13,11 +13,10 @@ from aha_core.objective import removal_masks
 from aha_core.perturbation import reference_images, upsample_masks
 from aha_core.ranking import standardise
 from aha_core.ranking.soft_topk import SoftTopK
-from aha_core.refinement import START
 from tests.unit.explainer.test_explainer import images, make_explainer, make_target
 
 CLASSES = torch.tensor([3, 1, 4])
-GRID, FINE = 7, 14  # of refinement's start, of the hybrid map itself
+GRID = 7
 WEIGHT = 0.2
 
 
@@ -25,9 +24,7 @@ WEIGHT = 0.2
 def explainer() -> Explainer:
     """In float32: the first step of Adam turns a gradient's rounding into whole steps."""
     made = make_explainer(make_target())
-    exact = made.refinement.model_copy(
-        update={"precision": "fp32", "grid": GRID, "hybrid_grid": FINE, "hybrid_weight": WEIGHT}
-    )
+    exact = made.refinement.model_copy(update={"precision": "fp32", "grid": GRID, "hybrid_weight": WEIGHT})
     return Explainer(made.target, made.network, made.training, exact)
 
 
@@ -85,16 +82,16 @@ class TestInTheApi:
     def test_attribute_corrects_its_own_map(self, explainer):
         x = images()
         start = explainer.attribute(x, CLASSES)
-        expected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, FINE, WEIGHT)
+        expected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, GRID, WEIGHT)
         maps = explainer.attribute(x, CLASSES, hybrid=True)
         torch.testing.assert_close(maps, expected, atol=1e-3, rtol=0)
         assert not maps.requires_grad
         assert not torch.allclose(maps, explainer.attribute(x, CLASSES), atol=1e-2)
 
-    def test_refinement_begins_with_one_on_its_own_grid(self, explainer):
+    def test_refinement_begins_with_it(self, explainer):
         x = images()
         start = explainer.attribute(x, CLASSES)
-        corrected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, GRID, START)
+        corrected = hybrid_maps(explainer.passes, x, start, CLASSES, explainer.training.perturbation, GRID, WEIGHT)
         maps = explainer.refine(x, start, CLASSES, 1).maps
         plain = Explainer(
             explainer.target, explainer.network, explainer.training,
@@ -105,6 +102,18 @@ class TestInTheApi:
         assert not torch.allclose(maps[1], plain.refine(x, start, CLASSES, 1).maps[1], atol=1e-2)
         for asked in (False, True):  # not corrected twice
             torch.testing.assert_close(explainer.attribute(x, CLASSES, 1, hybrid=asked), maps[1], atol=1e-3, rtol=0)
+
+    def test_steps_have_cells_of_two_pixels_or_more(self, explainer):
+        x = images()
+
+        def refined(grid: int) -> torch.Tensor:
+            settings = explainer.refinement.model_copy(update={"grid": grid})
+            own = Explainer(explainer.target, explainer.network, explainer.training, settings)
+            return own.attribute(x, CLASSES, steps=2)
+
+        finest = refined(x.shape[-1] // 2)
+        torch.testing.assert_close(refined(1000), finest, atol=1e-3, rtol=0)
+        assert not torch.allclose(refined(x.shape[-1] // 4), finest, atol=1e-2)
 
     def test_contrast_takes_it(self, explainer):
         x = images()
