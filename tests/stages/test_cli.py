@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stages.cli import main
 from tests.conftest import ROOT
 
 
@@ -21,6 +23,20 @@ def aha(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         [sys.executable, "-m", "stages", *arguments], cwd=cwd, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | environment,
     )  # fmt: skip
+
+
+@pytest.fixture
+def here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
+    """The same in this process and the current folder: a process of its own has torch to import."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        return subprocess.CompletedProcess(arguments, stop.value.code, *capsys.readouterr())
+
+    return run
 
 
 def test_usage_errors_exit_with_2(workspace):
@@ -46,15 +62,16 @@ def test_debug_shows_the_traceback(workspace):
     assert "Traceback" in aha("--debug", "prepare", cwd=workspace).stderr
 
 
-def test_stages_out_of_order_name_the_missing_one(tmp_path):
+def test_stages_out_of_order_name_the_missing_one(tmp_path, monkeypatch, here):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     for stage, remedy in [("target", "aha prepare"), ("train", "aha target"), ("evaluate", "aha target")]:
-        done = aha(stage, cwd=tmp_path)
+        done = here(stage)
         assert done.returncode == 1
         assert remedy in done.stderr
 
 
-def test_missing_folder_and_unset_variable(workspace, change):
+def test_missing_folder_and_unset_variable(workspace, change, here):
     change("data", source="folder")
     for root, words in [
         ("$AHA_NOT_THERE/x", "AHA_NOT_THERE"),
@@ -64,45 +81,45 @@ def test_missing_folder_and_unset_variable(workspace, change):
         folder = {"root": root, "val_fraction": 0.2, "max_unreadable": 0.0, "resize": "squash"}
         change("data", folder=folder | {"masks": "", "boxes": "", "void": None})
         before = sorted((workspace / "outputs/data").iterdir())
-        done = aha("prepare", cwd=workspace)
+        done = here("prepare")
         assert done.returncode == 1
         assert words in done.stderr
         assert sorted((workspace / "outputs/data").iterdir()) == before
 
 
-def test_unknown_timm_name_suggests_near_ones(workspace, change):
+def test_unknown_timm_name_suggests_near_ones(workspace, change, here):
     change("target", name="vit_tiny_patch16_225")
-    done = aha("target", cwd=workspace)
+    done = here("target")
     assert done.returncode == 1
     assert "did you mean vit_tiny_patch16_224" in done.stderr
 
 
-def test_wrong_checkpoint_names_the_keys(workspace, change):
+def test_wrong_checkpoint_names_the_keys(workspace, change, here):
     from safetensors.numpy import save_file
 
     save_file({"head.bias": np.zeros(3, np.float32), "other": np.zeros(1, np.float32)}, workspace / "w.safetensors")
     change("target", source="checkpoint", checkpoint=str(workspace / "w.safetensors"))
-    done = aha("target", cwd=workspace)
+    done = here("target")
     assert done.returncode == 1
     for words in ("keys missing", "1 keys unexpected (other)", "head.bias (3,) instead of (8,)"):
         assert words in done.stderr, done.stderr
     assert (workspace / "outputs/target/model.safetensors").exists()
 
 
-def test_unreachable_tracking_server_stops_before_training(workspace):
+def test_unreachable_tracking_server_stops_before_training(workspace, here):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    done = aha("train", "--workers", "0", "--tracking-uri", f"http://127.0.0.1:{port}", cwd=workspace)
+    done = here("train", "--workers", "0", "--tracking-uri", f"http://127.0.0.1:{port}")
     assert done.returncode == 1
     assert f"http://127.0.0.1:{port}" in done.stderr
     assert "start the server" in " ".join(done.stderr.split())
     assert not (workspace / "outputs/explainer").exists()
 
 
-def test_indivisible_batch(workspace, change):
+def test_indivisible_batch(workspace, change, here):
     change("train", batch_size=5)
-    done = aha("train", "--workers", "2", cwd=workspace)
+    done = here("train", "--workers", "2")
     assert done.returncode == 1
     assert "train.batch_size = 5 does not divide by 2 workers" in done.stderr
     assert not (workspace / ".aha").exists() and not list(workspace.glob("**/mlflow.db")), "something was started"
@@ -167,15 +184,13 @@ def test_profiles_are_listed_copied_and_suggested(tmp_path):
     assert "did you mean vit-tiny-imagenette" in wrong.stderr
 
 
-def test_explain_writes_overlay_and_map_and_counts_bad_files(workspace, change):
+def test_explain_writes_overlay_and_map_and_counts_bad_files(workspace, change, here):
     change("train", steps=2)
-    assert aha("train", "--workers", "0", cwd=workspace).returncode == 0
+    assert here("train", "--workers", "0").returncode == 0
     Image.fromarray(np.full((50, 80, 3), 90, np.uint8)).save(workspace / "a.jpg")
     Image.fromarray(np.full((20, 20), 90, np.uint8)).save(workspace / "grey.png")
     (workspace / "broken.jpg").write_bytes(b"no image")
-    done = aha(
-        "explain", "a.jpg", "grey.png", "broken.jpg", "--class", "HEART", "--steps", "1", "--out", "x", cwd=workspace
-    )
+    done = here("explain", "a.jpg", "grey.png", "broken.jpg", "--class", "HEART", "--steps", "1", "--out", "x")
     assert done.returncode == 1
     assert "broken.jpg" in done.stderr
     with Image.open(workspace / "x/a_overlay.jpg") as overlay:
@@ -184,6 +199,6 @@ def test_explain_writes_overlay_and_map_and_counts_bad_files(workspace, change):
     assert raw.shape == (32, 32)
     assert np.isfinite(raw).all()
     assert (workspace / "x/grey_overlay.jpg").exists()
-    wrong = aha("explain", "a.jpg", "--class", "hart", "--out", "x", cwd=workspace)
+    wrong = here("explain", "a.jpg", "--class", "hart", "--out", "x")
     assert wrong.returncode == 1
     assert "did you mean heart" in wrong.stderr
