@@ -288,8 +288,9 @@ def cells_table() -> str:
                     "" if mine is first else f"{gap.mean():+.{digits}f} ± {gap.sem():.{digits}f}"
                     for gap, digits in zip(gaps, (3, 3, 1), strict=True)
                 ]
+                begins = f"{start}, {weight}" if start else "one pass"
                 lines.append(
-                    f"| {target} | {len(mine)} | {steps} | {grid} | {start}, {weight} | {lr} | {tau} "
+                    f"| {target} | {len(mine)} | {steps} | {grid} | {begins} | {lr} | {tau} "
                     f"| {mine.srg.mean():.3f} | {' | '.join(shown)} |"
                 )
     return "\n".join(lines)
