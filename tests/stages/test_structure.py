@@ -3,10 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from tests.conftest import ROOT
 
@@ -102,3 +105,11 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
+
+
+def test_every_pinned_package_takes_the_oldest_python_that_we_do():
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = f"{ours.removeprefix('>=')}.0"
+    installed = {one.name: one.metadata.get("Requires-Python", "") for one in distributions()}
+    assert "dvc" in installed
+    assert not {name: wants for name, wants in installed.items() if not SpecifierSet(wants).contains(oldest)}
