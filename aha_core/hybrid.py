@@ -7,8 +7,8 @@
 g_i is what cell i adds to the class's probability while the image is about to be put together in the order of A: the
 first-order gain of insertion from an earlier rank. A gradient at the whole image says less, because there the
 probability is saturated. Where a cell ought to be is known from A, so no training is needed; z is the standardisation
-of the ranking, and the change is enlarged bilinearly, as in refinement. The cells may be much smaller than a step's
-of refinement: the gradient of all of them costs one pass whatever their number.
+of the ranking, and the change is enlarged bilinearly, as in refinement, whose cells these are: the gradient of all of
+them costs one pass whatever their number.
 
 Cost: one masked forward and backward pass of the target per image, beside the pass that A needs.
 """

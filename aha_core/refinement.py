@@ -87,10 +87,9 @@ def refine(
         change: what the steps move; cells of the steps' grid where None.
     """
     start = standardise(maps.detach())
-    grid, begins = cells_of(config.grid, x), config.hybrid and config.steps > 0
-    base = start
-    if begins:
-        base = hybrid_maps(passes, x, maps, classes, perturbation, config.grid, config.hybrid_weight)
+    grid, base = cells_of(config.grid, x), start
+    if config.hybrid and config.steps:
+        base = hybrid_maps(passes, x, maps, classes, perturbation, grid, config.hybrid_weight)
     change = change or Cells(len(x), grid, (x.shape[2], x.shape[3]), x.device)
     optimiser = torch.optim.Adam(change.parameters, lr=config.lr)
     relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)

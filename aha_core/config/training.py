@@ -112,7 +112,7 @@ class RefineConfig(Section):
         description="how far the hybrid map's gradient moves a pixel, in standard deviations of the map"
     )
     lr: Positive = Field(
-        description="Adam learning rate, in standard deviations of the map (about 0.3) or of the decoder's weights "
+        description="Adam learning rate, in standard deviations of the map (about 0.2) or of the decoder's weights "
         "(about 1e-3)"
     )
     fractions: Count = Field(description="masked images per direction, reference and step")

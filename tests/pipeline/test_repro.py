@@ -87,6 +87,7 @@ def test_dvc_shows_few_numbers_every_plot_and_the_dag(checkout):
     page = (checkout / ".aha/plots/index.html").read_text()
     for title in ("Training", "Deletion (lower is better)", "Insertion (higher is better)", "Score by refinement step"):
         assert title in page, title
+    assert len(page) > 10_000
     assert "evaluate" in call(checkout, "dvc", "dag")
 
 
