@@ -16,7 +16,6 @@ model that is already there; `images` are (B, 3, S, S) in [0, 1].
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -132,9 +131,10 @@ class Explainer:
         Raises:
             TargetError: not a timm model. AttributionError: the explainer does not fit it.
         """
-        known, trained = _known_target(explainer)
-        if class_names is None and len(known.get("class_names", [])) == getattr(model, "num_classes", None):
-            class_names = known["class_names"]
+        trained = explainer if isinstance(explainer, Explainer) else None
+        known = trained.target.class_names if trained else sources.class_names(str(explainer))
+        if class_names is None and len(known) == getattr(model, "num_classes", None):
+            class_names = known
         ready = model if isinstance(model, Target) else None
         target = ready or sources.wrap_model(model, class_names, image_size, mean, std)
         if trained is None:
@@ -298,11 +298,3 @@ class Explainer:
 def contrast_maps(pair: Float[Tensor, "2 B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
     """z(A_c) - z(A_d)."""
     return standardise(pair[0]) - standardise(pair[1])
-
-
-def _known_target(explainer: Explainer | Path | str) -> tuple[dict[str, Any], Explainer | None]:
-    """What is known of the target for which an explainer was trained, and the explainer where it is in memory."""
-    if isinstance(explainer, Explainer):
-        return {"class_names": explainer.target.class_names}, explainer
-    _, beside = sources.locate(explainer)
-    return (json.loads((beside / "target.json").read_text()) if beside else {}), None

@@ -12,6 +12,7 @@ the parameters of their profile.
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,12 @@ def locate(source: Path | str) -> tuple[Path, Path | None]:
         if (explainer / "explainer.json").is_file():
             return explainer, target if (target / "target.json").is_file() else None
     raise AttributionError(f"no explainer in {folder}; run `aha train` first{_names(shelf)}")
+
+
+def class_names(source: Path | str) -> list[str]:
+    """Those of the target beside an explainer; none where there is none. Raises AttributionError as `locate` does."""
+    _, target = locate(source)
+    return list(json.loads((target / "target.json").read_text())["class_names"]) if target else []
 
 
 def shipped_names() -> list[str]:

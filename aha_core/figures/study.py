@@ -34,10 +34,11 @@ def correlation_figure(by_tau: pd.DataFrame, annealing: pd.DataFrame) -> Figure:
     return figure
 
 
-def settings_figure(table: pd.DataFrame) -> Figure:
-    """Paired difference of every setting's SRG from the default's, with its 95 % interval, by what was varied.
+def settings_figure(table: pd.DataFrame, score: str) -> Figure:
+    """Paired difference of every setting's score from the default's, with its 95 % interval, by what was varied.
 
     Args:
+        score: what `srg` is, e.g. "held-out SRG in one pass".
         table: columns family, setting, default, srg, difference, difference_low, difference_high (NaN for the default).
     """
     families = table.family.unique()
@@ -47,7 +48,7 @@ def settings_figure(table: pd.DataFrame) -> Figure:
     for axes, family in zip(panels[:, 0], families, strict=True):
         rows = table[table.family == family].iloc[::-1].reset_index(drop=True)
         last = family == families[-1]
-        plain(axes, str(family), "held-out SRG in one pass, difference from the default" if last else "", "")
+        plain(axes, str(family), f"{score}, difference from the default" if last else "", "")
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.grid(axis="y", visible=False)
         axes.axvline(0, color=AHA_COLOUR, linewidth=1)

@@ -115,6 +115,17 @@ def units(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def refinement(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
+    preset, others = table.iloc[0], table.iloc[1:]
+    best = others.loc[others.difference.idxmax()]
+    return (
+        f"Settings of the refinement, tried on {facts['images']} images of the training split: the profile's have SRG "
+        f"{preset.srg:.3f} [{preset.low:.3f}, {preset.high:.3f}]. The best of the others, {best.setting}: "
+        f"{best.difference:+.3f} [{best.difference_low:+.3f}, {best.difference_high:+.3f}], without correction for "
+        "the choice.",
+    )
+
+
 def relaxation(table: pd.DataFrame, facts: dict[str, Any]) -> tuple[str, ...]:
     own = table[table.default.astype(bool)].iloc[0]
     return (
@@ -151,6 +162,9 @@ STUDIES = (
     Study("units", "What is the map's grain worth?", "units.csv", {
         "units.png": "The same maps by pixels, by the classifier's patches, by cells that miss them, and scattered.",
     }, units),
+    Study("refinement", "Which settings refine best?", "refinement.csv", {
+        "refinement.png": "Paired difference of each setting's SRG from the profile's, on training images.",
+    }, refinement),
     Study("relaxation", "Trade-offs of the training", "relaxation.csv", {
         "relaxation.png": "Paired difference of each setting's SRG from the default's, with 95 % intervals.",
     }, relaxation),

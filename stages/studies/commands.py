@@ -178,6 +178,29 @@ def tradeoff(
     run(ctx, out, steps, fractions, rise_masks, images, explainer, tuple(method))
 
 
+@study.command("refinement")
+def refinement(
+    out: Out = OUT,
+    change: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="NAME=VALUE,…", help="A setting of `refine` to try; may be repeated; default: neighbours."
+        ),
+    ] = [],  # noqa: B006
+    images: Annotated[int, typer.Option("--images", min=2, help="Training images, evenly spread.")] = 32,
+    explainer: Annotated[
+        Path | None, typer.Option("--explainer", help="Folder of the explainer; default: outputs/explainer.")
+    ] = None,
+    params: ParamsFile = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Which settings of the refinement suit this classifier: cells, learning rate, temperature, start?"""
+    from stages.studies.refinement import run
+
+    run(context(params, device, threads), out, change, images, explainer)
+
+
 @study.command("units")
 def units(
     out: Out = OUT,

@@ -21,7 +21,7 @@ from torch import Tensor
 import aha_core
 from aha_core.attribution import Explainer
 from aha_core.baselines import make_baseline, refusal
-from aha_core.config import MeasureName
+from aha_core.config import MeasureName, RefineConfig
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.labels import label_map
 from aha_core.errors import ConfigError, DataError
@@ -117,6 +117,11 @@ def clean_explainer(ctx: Context, folder: Path | None = None) -> Explainer:
 def around(explainer: Explainer, target: Target) -> Explainer:
     """The same network, with the same settings, for another target."""
     return Explainer(target, explainer.network, explainer.training, explainer.refinement, explainer.passes.memory_gb)
+
+
+def with_refinement(explainer: Explainer, settings: RefineConfig) -> Explainer:
+    """The same network and target, refined otherwise."""
+    return Explainer(explainer.target, explainer.network, explainer.training, settings, explainer.passes.memory_gb)
 
 
 def maps_over_steps(explainer: Explainer, steps: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -66,7 +66,7 @@ def run_settings(ctx: Context, out: Path, study: str, settings: list[Setting], i
             bar.advance(task)
     table = collect(ctx, settings)
     save_csv(table, out / f"{study}.csv")
-    save_figure(to_png(settings_figure(table)), out / f"{study}.png")
+    save_figure(to_png(settings_figure(table, "held-out SRG in one pass")), out / f"{study}.png")
 
 
 def existing(root: Path) -> set[str]:

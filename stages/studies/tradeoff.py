@@ -36,7 +36,7 @@ from stages.bench import facts, save_csv, save_figure
 from stages.context import Context
 from stages.images import chunk_starts, first_images
 from stages.methods import baseline_settings
-from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks
+from stages.studies.common import Cache, Chunk, baselines, cache, clean_explainer, scored_chunks, with_refinement
 from stages.tracking import Tracker
 
 CEILING = "greedy"  # the patch order that looks for the score itself
@@ -119,7 +119,7 @@ def run(
 def refined(explainer: Explainer, fractions: int, steps: int) -> Series:
     """AHA after 0 .. `steps` refinement steps with S = `fractions`."""
     settings = explainer.refinement.model_copy(update={"fractions": fractions})
-    own = Explainer(explainer.target, explainer.network, explainer.training, settings, explainer.passes.memory_gb)
+    own = with_refinement(explainer, settings)
 
     def make(x: Tensor, classes: Tensor) -> Made:
         if not own.passes.micro_batch:  # found by passes that no map needs; first runs are slow

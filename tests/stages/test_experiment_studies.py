@@ -109,7 +109,7 @@ def test_an_experiment_is_run_once_for_each_number_of_images(ctx, monkeypatch):
     monkeypatch.setattr(experiments, "existing", lambda root: set(listed))
     monkeypatch.setattr(experiments, "experiment", lambda root, setting: listed.add(setting.experiment))
     monkeypatch.setattr(experiments, "collect", lambda ctx, settings: scored.append(settings) or pd.DataFrame())
-    monkeypatch.setattr(experiments, "settings_figure", lambda table: None)
+    monkeypatch.setattr(experiments, "settings_figure", lambda table, score: None)
     monkeypatch.setattr(experiments, "to_png", lambda figure: b"")
     for images, count in ((5, 1), (5, 1), (6, 2)):
         experiments.run_settings(ctx, ctx.paths.root, "any", relaxation.settings()[:1], images)

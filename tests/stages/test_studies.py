@@ -15,6 +15,7 @@ from aha_core import refinement
 from aha_core.attribution import Explainer
 from aha_core.baselines import make_baseline
 from aha_core.config import parse_explainer
+from aha_core.data.dataset import PreparedImages
 from aha_core.errors import AhaError, AttributionError, ConfigError, DataError, TargetError
 from aha_core.evaluation import SEED_STREAM
 from aha_core.explainer import build_explainer
@@ -23,12 +24,14 @@ from aha_core.explainer.storage import Training, save_explainer
 from aha_core.metrics import curve_fractions, deletion_insertion, perturbation_accuracy, removal_order
 from aha_core.order import rank_cells, scatter
 from aha_core.references import evaluation_reference
+from aha_core.selection import evaluation_indices
 from aha_core.targets import Target, create_model
 from stages.cli import app
 from stages.context import Context
 from stages.images import evaluated
 from stages.reporting.studies import read_studies
 from stages.studies import common, sanity, shortcut, tradeoff, transfer, units
+from stages.studies import refinement as refinement_study
 from tests.conftest import ROOT
 from tests.stages.quiet import Quiet
 
@@ -219,9 +222,14 @@ def first_images(ctx: Context, count: int) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def contract_srg(ctx: Context, maps: torch.Tensor, count: int) -> float:
-    """Mean SRG over images and references, from the contract's own functions."""
+    """Mean SRG over the evaluation's first images and references, from the contract's own functions."""
+    return contract_srg_of(ctx, maps, *first_images(ctx, count))
+
+
+def contract_srg_of(
+    ctx: Context, maps: torch.Tensor, x: torch.Tensor, classes: torch.Tensor, indices: list[int]
+) -> float:
     params, target = ctx.params, Target.load(ctx.paths.target)
-    x, classes, indices = first_images(ctx, count)
     seeds = [params.seed * SEED_STREAM + index for index in indices]
     counts, _ = curve_fractions(params.evaluate.points, x.shape[2] * x.shape[3])
     orders = removal_order(maps, seeds)
@@ -359,6 +367,89 @@ def test_units_score_the_same_maps_in_four_grains(ctx, workspace, change, monkey
     assert (out / "units.csv").read_bytes() == first
     with pytest.raises(ConfigError, match="--patch 7: an even number"):
         units.run(ctx, out, images=images, patch=7)
+
+
+def test_refinement_settings_are_compared_on_training_images(ctx, workspace, change, monkeypatch, capsys):
+    change("evaluate", precision="fp32")
+    ctx = Context.create(workspace, device="cpu")
+    out, images = ctx.paths.outputs / "study", 4
+    tried = ["steps=0", "steps=0, hybrid=false", "lr=0.4,fractions=2", "references=[black, blur]"]
+
+    def study() -> pd.DataFrame:
+        refinement_study.run(ctx, out, tried, images=images)
+        return pd.read_csv(out / "refinement.csv").set_index("setting")
+
+    table = study()
+    assert "references = [black," in capsys.readouterr().err  # no markup
+    assert files(out) == {"refinement.csv", "refinement.json", "refinement.png"}
+    names = [
+        "preset",
+        "steps = 0",
+        "steps = 0, hybrid = false",
+        "lr = 0.4, fractions = 2",
+        "references = [black, blur]",
+    ]
+    assert table.index.tolist() == names
+    assert table.passes.tolist() == [1 + 3 + 2 * 18, 1 + 3, 1, 1 + 3 + 2 * 36, 1 + 3 + 2 * 12]
+
+    dataset = PreparedImages(ctx.paths.data, "train")
+    indices = evaluation_indices(images, len(dataset))
+    x = dataset.batch(indices)[0].float() / 255
+    classes = Target.load(ctx.paths.target).probabilities(x).argmax(dim=1)
+    explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
+    once = explainer.attribute(x, classes)
+    for name, maps in zip(names, (
+        explainer.attribute(x, classes, steps=2), explainer.attribute(x, classes, hybrid=True), once,
+    ), strict=False):  # fmt: skip
+        assert table.srg[name] == pytest.approx(contract_srg_of(ctx, maps, x, classes, indices), abs=2e-7)
+    labels = common.logit_labels(ctx, explainer.target, "train")[indices]
+    seeds = [ctx.params.seed * SEED_STREAM + index for index in indices]
+    accuracy = perturbation_accuracy(explainer.target, x, removal_order(once, seeds), labels, 8)
+    row, preset = table.loc["steps = 0, hybrid = false"], table.loc["preset"]
+    for column, values in (("pos", accuracy.positive), ("neg", accuracy.negative)):
+        assert row[column] == pytest.approx(float(values.mean()), rel=1e-4)
+    assert row.srg == pytest.approx(row[list(ctx.params.evaluate.references)].mean(), abs=1e-6)
+    assert row.difference == pytest.approx(row.srg - preset.srg, abs=1e-6)
+    assert row.black_difference == pytest.approx(row.black - preset.black, abs=1e-6)
+    assert row.neg_difference_low <= row.neg_difference <= row.neg_difference_high
+    assert preset.filter(like="difference").isna().all()
+    facts = json.loads((out / "refinement.json").read_text())
+    assert facts["split"] == "train" and facts["preset"]["steps"] == 2 and str(workspace) not in json.dumps(facts)
+    (study_in_report,), _ = read_studies(ctx)
+    assert study_in_report.id == "study-refinement" and table.difference.idxmax() in study_in_report.sentences[0]
+
+    parts = sorted((workspace / ".aha/studies").rglob("*.safetensors"))
+    assert len(parts) == len(names)
+    parts[0].unlink()  # a run that was killed
+    made: list[str] = []
+    monkeypatch.setattr(refinement_study, "scores", counted(refinement_study.scores, made))
+    pd.testing.assert_frame_equal(study(), table)
+    assert len(made) == 1
+
+
+def test_refinement_settings_that_cannot_be_are_refused(ctx, workspace):
+    for text, message in (
+        ("grid", "--set 'grid': write NAME=VALUE"),
+        ("gird=56", "--set: unknown parameter refine.gird = 56; allowed here: change, fractions, grid"),
+        ("lr=-1", r"--set: refine.lr = -1: input should be greater than 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            refinement_study.run(ctx, workspace / "study", [text])
+    assert not (workspace / "study").exists()
+
+
+def test_refinement_settings_are_the_neighbours_where_none_are_named(ctx, change, workspace):
+    def names() -> list[str]:
+        params = Context.create(workspace, device="cpu").params
+        return [refinement_study.variant(params, one).name for one in refinement_study.neighbours(params)]
+
+    change("refine", grid=8, lr=0.2, tau=0.15, hybrid_weight=0.4)
+    start = ["steps = 0", "steps = 0, hybrid = false"]
+    steps = ["lr = 0.1", "lr = 0.4", "tau = 0.075", "tau = 0.3"]
+    weights = ["hybrid_weight = 0.2", "hybrid_weight = 0.8"]
+    assert names() == ["grid = 4", "grid = 16", *steps, *weights, "hybrid = false", *start]
+    change("refine", grid=112, hybrid=False)  # 112 is 16 where images have 32 pixels
+    assert names() == ["grid = 8", *steps, "hybrid = true", *start]
 
 
 def test_units_need_patches():
