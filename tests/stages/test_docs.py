@@ -257,6 +257,59 @@ def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
     assert f"three steps are {scores['aha_t3']['srg']['mean'] / scores['grad_cam']['srg']['mean']:.2f} times" in readme
 
 
+@pytest.mark.parametrize(
+    "profile, file, after, before, sentence",
+    [
+        (
+            "mobilenetv2-imagenet",
+            "before-third.csv",
+            "third_training",
+            "second_training",
+            "one pass paired: +{0} [{1}, {2}]",
+        ),
+        (
+            "vit-tiny-imagenet",
+            "before-mosaics.csv",
+            "second_training",
+            "first_training",
+            "difference is paired, {0} [{1}, +{2}]",
+        ),
+    ],
+)
+def test_what_a_later_training_changed_is_committed(profile, file, after, before, sentence):
+    page = " ".join((ROOT / "docs/pretrained.md").read_text().split())
+    table = pd.read_csv(RESULTS / profile / file)
+    assert len(table) == 300
+    gap = paired_difference(table[after].to_numpy(), table[before].to_numpy(), 2000, 42)
+    assert (
+        sentence.format(*(decimals(one).replace("-0", "-").replace("-", "−") for one in (gap.mean, gap.low, gap.high)))
+        in page
+    )
+    found = json.loads((RESULTS / profile / "evaluation.json").read_text())
+    scores = found["scores"]["predicted"]
+    assert scores["aha_t0"]["srg"]["mean"] == pytest.approx(table[after].mean(), abs=2e-3)  # of several runs
+    row = f"| {decimals(table[before].mean())} | {decimals(scores['aha_t0']['srg']['mean'])} |"
+    assert row in page
+
+
+def test_what_mobilenetv2s_third_training_changed_is_committed():
+    page = (ROOT / "docs/pretrained.md").read_text()
+    table = page.split("## What MobileNetV2's third training changed")[1].split("\n## ")[0]
+    found = json.loads((RESULTS / "mobilenetv2-imagenet/evaluation.json").read_text())
+    scores, checks = found["scores"]["predicted"], found["checks"]
+    for named, score in (("SRG, predicted class", "mean"), ("under black", "black")):
+        own, theirs = (
+            scores[name]["srg"]["mean"] if score == "mean" else scores[name]["by_reference"][score]["srg"]
+            for name in ("aha_t0", "grad_cam")
+        )
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| {named}"))
+        assert f"(Grad-CAM {decimals(theirs)})" in line and line.endswith(f"| {decimals(own)} |")
+    for named, score in (("2 × 2 mosaics", ""), ("share of the highest quarter", "_rank"), ("maxima there", "_hit")):
+        own, theirs = (f"{checks[name][f'grid_2x2{score}']['mean']:.2f}".lstrip("0") for name in ("aha", "grad_cam"))
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| {named}"))
+        assert f"(Grad-CAM {theirs})" in line and line.endswith(f"| {own} |")
+
+
 def test_the_readme_gives_the_second_run_of_its_main_command():
     readme = " ".join((ROOT / "README.md").read_text().split())
     scores = json.loads((RESULTS / "embedded/repeat.json").read_text())["scores"]["predicted"]
