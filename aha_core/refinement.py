@@ -1,7 +1,8 @@
 """Refinement: T gradient steps on one image's map, or on its decoder, with the training objective.
 
     A_0 = standardise(explainer's map);  A_{t+1} = B + D_{t+1}
-    D: a change (`aha_core.changes`), moved by Adam steps against the gradient of AUC_del(A_t) + 1 - AUC_lif(A_t)
+    D: a change (`aha_core.changes`), moved against the gradients of AUC_del(A_t) + 1 - AUC_lif(A_t) under each
+       reference (`aha_core.descent`)
 
 B is the hybrid map of A_0 (`aha_core.hybrid`), at a twentieth of a step's cost, or A_0 itself.
 Noise is off, the temperature is one of its own, every reference image counts in every step, and the
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from aha_core.changes import Cells, Change
 from aha_core.config import PerturbationConfig, RankingConfig, RefineConfig
+from aha_core.descent import DESCENTS
 from aha_core.hybrid import cells_of, hybrid_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_areas, removal_masks
@@ -46,7 +48,8 @@ DEFAULT_REFINEMENT = RefineConfig(
     patience=0,
     hybrid=True,
     hybrid_weight=0.2,
-    lr=0.2,
+    optimiser="normalised",
+    lr=0.15,
     fractions=3,
     references=("black", "mean", "blur"),
     grid=112,
@@ -91,7 +94,7 @@ def refine(
     if config.hybrid and config.steps:
         base = hybrid_maps(passes, x, maps, classes, perturbation, grid, config.hybrid_weight)
     change = change or Cells(len(x), grid, (x.shape[2], x.shape[3]), x.device)
-    optimiser = torch.optim.Adam(change.parameters, lr=config.lr)
+    descend = DESCENTS[config.optimiser](change.parameters, config.lr)
     relaxation = make_relaxation(ranking.model_copy(update={"standardise": True}), config.tau, grid**2)
     references = [reference_images(x, name, perturbation) for name in config.references]
 
@@ -121,12 +124,11 @@ def refine(
             going = going[rising]
             if not len(going):
                 break
-        optimiser.zero_grad(set_to_none=True)
-        total = torch.zeros(len(going), device=x.device)
+        total, gradients = torch.zeros(len(going), device=x.device), []
         for loss in losses(going, torch.rand(2, config.fractions, generator=generator(seed, step))):
-            loss.sum().backward()
+            gradients.append(torch.autograd.grad(loss.sum(), change.parameters, materialize_grads=True))
             total += loss.detach()
-        optimiser.step()  # moves what is of stopped images too, which nothing reads again
+        descend(gradients)
         latest = history[-1].clone()
         latest[going] = current(going).detach()
         history.append(latest)

@@ -23,8 +23,8 @@ from stages.context import Context
 
 ROWS = ("rows", "free", "localisation", "failures", "cost")
 CODE = (  # of the library: what scores and maps depend on
-    "attribution.py", "baselines/*.py", "changes.py", "checks.py", "classifiers/*.py", "cost.py", "evaluation.py",
-    "explainer/*.py",
+    "attribution.py", "baselines/*.py", "changes.py", "checks.py", "classifiers/*.py", "cost.py", "descent.py",
+    "evaluation.py", "explainer/*.py",
     "hybrid.py", "masked_passes.py", "measures.py", "memory.py", "metrics/*.py", "objective.py", "order.py",
     "perturbation.py", "precision.py", "ranking/*.py", "references.py", "refinement.py", "scoring.py", "shapley.py",
     "targets.py",

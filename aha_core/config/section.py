@@ -16,6 +16,7 @@ SliceName = Literal["confidence", "correct", "class", "label", "object_size", "o
 ClassRole = Literal["predicted", "runner_up", "label"]
 TrainingRole = Literal["predicted", "runner_up", "label", "second", "part"]
 Precision = Literal["auto", "fp32", "bf16"]
+OptimiserName = Literal["normalised", "adam"]
 
 
 class Section(BaseModel):

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aha_core.config.section import Count, Fraction, Positive, Precision, ReferenceName, Section, TrainingRole
+from aha_core.config.section import (
+    Count,
+    Fraction,
+    OptimiserName,
+    Positive,
+    Precision,
+    ReferenceName,
+    Section,
+    TrainingRole,
+)
 
 
 class RankingConfig(Section):
@@ -111,9 +120,12 @@ class RefineConfig(Section):
     hybrid_weight: Positive = Field(
         description="how far the hybrid map's gradient moves a pixel, in standard deviations of the map"
     )
+    optimiser: OptimiserName = Field(
+        description="of the steps: gradients of each reference divided by their size (normalised), or Adam"
+    )
     lr: Positive = Field(
-        description="Adam learning rate, in standard deviations of the map (about 0.2) or of the decoder's weights "
-        "(about 1e-3)"
+        description="how far a step moves: standard deviations of the map (0.1 to 0.25), or of the decoder's weights "
+        "(about 1e-3, with adam)"
     )
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(

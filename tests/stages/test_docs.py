@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -339,6 +340,20 @@ def units_table() -> str:
     return "\n".join(lines)
 
 
+def trials(name: str, settings: list[str], compared: dict[str, int]) -> Iterator[tuple[str, tuple, pd.DataFrame, str]]:
+    """Of each setting of each sample: target, values, photographs, and cells of its differences (column: decimals)
+    from the sample's first setting, with standard errors."""
+    for profile, target in (("vit-tiny-imagenet", "ViT-Tiny"), ("mobilenetv2-imagenet", "MobileNetV2")):
+        for _, sample in pd.read_csv(RESULTS / profile / f"{name}.csv").groupby("sample"):
+            first = None
+            for chosen, rows in sample.groupby(settings, sort=False):
+                mine = rows.set_index("photograph")
+                first = mine if first is None else first
+                gaps = [(mine[column] - first[column], digits) for column, digits in compared.items()]
+                shown = ["" if mine is first else f"{one.mean():+.{n}f} ± {one.sem():.{n}f}" for one, n in gaps]
+                yield target, chosen, mine, " | ".join(shown)
+
+
 def cells_table() -> str:
     """Trials of refinement's cells; each sample's first setting is what its others are compared with."""
     lines = [
@@ -346,29 +361,35 @@ def cells_table() -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     settings = ["grid", "start_grid", "start_weight", "lr", "tau", "steps"]
-    for profile, target in (("vit-tiny-imagenet", "ViT-Tiny"), ("mobilenetv2-imagenet", "MobileNetV2")):
-        for _, sample in pd.read_csv(RESULTS / profile / "refinement-cells.csv").groupby("sample"):
-            first = None
-            for chosen, rows in sample.groupby(settings, sort=False):
-                grid, start, weight, lr, tau, steps = chosen
-                mine = rows.set_index("photograph")
-                first = mine if first is None else first
-                gaps = [mine[name] - first[name] for name in ("srg", "black", "neg")]
-                shown = [
-                    "" if mine is first else f"{gap.mean():+.{digits}f} ± {gap.sem():.{digits}f}"
-                    for gap, digits in zip(gaps, (3, 3, 1), strict=True)
-                ]
-                begins = f"{start}, {weight}" if start else "one pass"
-                lines.append(
-                    f"| {target} | {len(mine)} | {steps} | {grid} | {begins} | {lr} | {tau} "
-                    f"| {mine.srg.mean():.3f} | {' | '.join(shown)} |"
-                )
+    for target, chosen, mine, gaps in trials("refinement-cells", settings, {"srg": 3, "black": 3, "neg": 1}):
+        grid, start, weight, lr, tau, steps = chosen
+        begins = f"{start}, {weight}" if start else "one pass"
+        lines.append(
+            f"| {target} | {len(mine)} | {steps} | {grid} | {begins} | {lr} | {tau} | {mine.srg.mean():.3f} | {gaps} |"
+        )
     return "\n".join(lines)
 
 
-def test_table_of_the_cells_is_the_committed_one():
+def steps_table() -> str:
+    """Trials of refinement's steps, likewise."""
+    lines = [
+        "| target | photographs | normalised | lr | start | τ | SRG | difference | under black | NEG | roughness |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    compared = {"srg": 3, "black": 3, "neg": 1}
+    for target, chosen, mine, gaps in trials("refinement-steps", ["step", "lr", "start_weight", "tau"], compared):
+        step, lr, weight, tau = chosen
+        lines.append(
+            f"| {target} | {len(mine)} | {step} | {lr} | {weight} | {tau} | {mine.srg.mean():.3f} | {gaps} "
+            f"| {mine.roughness.mean():.3f} |"
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("table", "made"), [("cells", cells_table), ("steps", steps_table)])
+def test_tables_of_the_trials_are_the_committed_ones(table, made):
     page = (ROOT / "docs/designs.md").read_text()
-    assert page.split("<!-- table cells -->\n")[1].split("\n<!-- end -->")[0] == cells_table()
+    assert page.split(f"<!-- table {table} -->\n")[1].split("\n<!-- end -->")[0] == made()
 
 
 def designs_table() -> str:

@@ -114,30 +114,32 @@ class BrightCorner(Target):
         return torch.stack([1 - bright, bright], dim=1).clamp_min(1e-9).log()
 
 
-def run_refine(x, start, steps, patience=0, passes=None) -> Refinement:
+def run_refine(x, start, steps, patience=0, passes=None, **settings) -> Refinement:
     config = PARAMS.refine.model_copy(
-        update={"steps": steps, "patience": patience, "references": ("black",), "fractions": 2}
+        update={"steps": steps, "patience": patience, "references": ("black",), "fractions": 2, **settings}
     )
     classes = torch.ones(len(x), dtype=torch.long)
     passes = passes or MaskedPasses(BrightCorner(), "fp32", 1.0)
     return refine(passes, x, start, classes, config, PARAMS.ranking, PARAMS.perturbation, seed=0)
 
 
-def test_refinement_finds_what_the_score_depends_on():
+@pytest.mark.parametrize("optimiser", ["normalised", "adam"])
+def test_refinement_finds_what_the_score_depends_on(optimiser):
     x = torch.ones(2, 3, SIZE, SIZE)
     start = torch.randn(2, 1, SIZE, SIZE, generator=generator(3))
-    result = run_refine(x, start, steps=8)
+    result = run_refine(x, start, steps=8, optimiser=optimiser)
     assert result.maps.shape == (9, 2, 1, SIZE, SIZE)
     assert (result.objective[-1] < result.objective[0]).all()
     last = result.maps[-1]
     assert last[..., :16, :16].mean() > last[..., 16:, 16:].mean() + 1
 
 
-def test_refinement_of_an_image_does_not_depend_on_its_batch_and_zero_steps_change_nothing():
+@pytest.mark.parametrize("optimiser", ["normalised", "adam"])
+def test_refinement_of_an_image_does_not_depend_on_its_batch_and_zero_steps_change_nothing(optimiser):
     x = torch.rand(3, 3, SIZE, SIZE, generator=generator(4))
     start = torch.randn(3, 1, SIZE, SIZE, generator=generator(3))
-    together = run_refine(x, start, steps=2).maps[-1]
-    alone = run_refine(x[1:2], start[1:2], steps=2).maps[-1]
+    together = run_refine(x, start, steps=2, optimiser=optimiser).maps[-1]
+    alone = run_refine(x[1:2], start[1:2], steps=2, optimiser=optimiser).maps[-1]
     assert torch.allclose(together[1:2], alone, atol=1e-4)
     assert run_refine(x, start, steps=0).maps.shape[0] == 1
 
