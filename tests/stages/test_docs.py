@@ -199,6 +199,11 @@ def test_accuracy_in_the_readme_is_the_committed_one():
         assert free[name]["aha_t0_minus_this"]["pos_neg"]["low"] > 0, name
         for one in ("aha_hybrid", "aha_t3"):  # scored later, paired with Chefer alone
             assert free[one]["pos_neg"]["low"] > free[name]["pos_neg"]["high"], name
+    page = (ROOT / "docs/results.md").read_text()
+    chefer, smooth = (free[name]["aha_t3_minus_this"]["pos"] for name in ("chefer", "smoothgrad"))
+    assert f"T = 3 is {-chefer['mean']:.1f} [{-chefer['high']:.1f}, {-chefer['low']:.1f}] better than Chefer" in page
+    level = f"SmoothGrad (+{smooth['mean']:.1f} [−{-smooth['low']:.1f}, +{smooth['high']:.1f}])"
+    assert smooth["low"] < 0 < smooth["high"] and level in page
 
 
 @pytest.mark.parametrize("reference", ["black", "mean", "blur"])
