@@ -90,7 +90,10 @@ def _explain(problem: Any) -> str:
         tag = problem.get("ctx", {}).get("tag")
         given = f"missing parameter {name}.kind" if tag is None else f"{name}.kind = {tag!r}"
         return f"{given}: expected {' or '.join(section)}"
-    return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):  # of a section, which names its values
+        return f"{name}: {message}" if names else message
+    return f"{name} = {problem['input']!r}: {message.lower()}"
 
 
 def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:

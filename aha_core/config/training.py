@@ -136,3 +136,11 @@ class RefineConfig(Section):
     )
     tau: Positive = Field(description="temperature: width of a mask's edge in standard deviations of the map")
     precision: Precision = Field(description="autocast type of the masked passes; auto: bf16 on GPUs and CPUs with AMX")
+
+    @model_validator(mode="after")
+    def _weights_by_adam(self) -> RefineConfig:
+        if self.change == "decoder" and self.optimiser != "adam":
+            raise ValueError(
+                f"optimiser {self.optimiser} moves cells; change: decoder needs optimiser: adam and an lr of about 1e-3"
+            )
+        return self

@@ -37,14 +37,16 @@ def test_profiles_are_valid_and_hold_no_absolute_path(file):
         ("perturbation", "blur_kernel", 36, ["odd", "36"]),
         ("objective", "smoothness_kernel", 16, ["odd", "16"]),
         ("perturbation", "blur_kernel", 999, ["999", "data.image_size"]),
+        ("refine", "change", "decoder", ["refine: ", "decoder", "optimiser: adam", "1e-3"]),
     ],
 )
 def test_bad_values_give_one_line_with_name_value_and_remedy(raw, section, key, value, words):
+    raw["refine"]["optimiser"] = "normalised"
     raw[section][key] = value
     with pytest.raises(ConfigError) as caught:
         parse_params(raw, "params.yaml")
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 400  # the value, not its whole section
     assert all(word in message for word in words), message
 
 
