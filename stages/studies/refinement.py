@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from aha_core.attribution import Explainer
 from aha_core.budget import passes_of
-from aha_core.config import Params, RefineConfig, parse_params
+from aha_core.config import OptimiserName, Params, RefineConfig, parse_params
 from aha_core.data.dataset import PreparedImages
 from aha_core.errors import ConfigError
 from aha_core.evaluation import Attempt
@@ -122,13 +122,15 @@ def variant(params: Params, changes: Settings) -> Variant:
 
 
 def neighbours(params: Params) -> list[Settings]:
-    """Each number halved and doubled, one at a time, and what refinement starts from."""
+    """Each number halved and doubled, one at a time, the other way to step, and what refinement starts from."""
     config = params.refine
     finest = params.data.image_size // FINEST
     grid = min(config.grid, finest)
     found: list[Settings] = [{"grid": side} for side in (grid // 2, 2 * grid) if 2 <= side <= finest]
     for name in ("lr", "tau", *(("hybrid_weight",) if config.hybrid else ())):
         found += [{name: round(factor * getattr(config, name), 6)} for factor in (0.5, 2)]
+    if config.change == "map":
+        found += [{"optimiser": name} for name in get_args(OptimiserName) if name != config.optimiser]
     starts: list[Settings] = [{"hybrid": not config.hybrid}, {"steps": 0}, {"steps": 0, "hybrid": False}]
     return found + starts
 
