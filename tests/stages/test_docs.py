@@ -239,6 +239,24 @@ def test_what_the_readme_says_of_vit_tinys_steps_is_committed():
     assert gap.n == 300 and f"({gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}] to SmoothGrad)" in readme
 
 
+def test_what_the_pages_say_of_ten_steps_is_committed():
+    table = pd.read_csv(RESULTS / "vit-tiny-imagenet/tradeoff.csv")
+    ten = table[table.steps == 10].set_index("setting")
+    (chefer,), rise = table.srg[table.method == "chefer"], table[table.masks == 4000].iloc[0]
+    two, three = ten.loc["S = 2"], ten.loc["S = 3"]
+    said = (
+        f"{{}} with two fractions a step, {two.passes} passes, and {{}} with three, {three.passes} passes: "
+        f"{two.srg / chefer:.2f} and {three.srg / chefer:.2f} times Chefer"
+    )
+    for file, show in (
+        ("docs/results.md", decimals),
+        (f"aha_core/pretrained/{DEFAULT}/MODEL_CARD.md", "{:.3f}".format),
+    ):
+        page = " ".join((ROOT / file).read_text().split())
+        assert said.format(*(f"{show(one.srg)} [{show(one.low)}, {show(one.high)}]" for one in (two, three))) in page
+    assert two.low > rise.high and two.passes < rise.passes / 10
+
+
 def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
     readme = " ".join((ROOT / "README.md").read_text().split())
     scores = json.loads((RESULTS / "mobilenetv2-imagenet/evaluation.json").read_text())["scores"]["predicted"]
