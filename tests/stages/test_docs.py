@@ -239,6 +239,18 @@ def test_what_the_readme_says_of_vit_tinys_steps_is_committed():
     assert gap.n == 300 and f"({gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}] to SmoothGrad)" in readme
 
 
+def test_what_the_pages_say_of_the_grain_of_refined_maps_is_committed():
+    srg = pd.read_csv(RESULTS / "vit-tiny-imagenet/units.csv").set_index(["method", "unit"]).srg
+    readme, metrics = (" ".join((ROOT / file).read_text().split()) for file in ("README.md", "docs/metrics.md"))
+    refined = [decimals(srg["aha_t3", unit]) for unit in ("patches", "pixels")]
+    assert f"(T=3 {refined[0]} for {refined[1]})" in readme
+    assert f"by patches three steps of them have {refined[0]}," in metrics
+    assert srg["aha_t3", "patches"] < srg["aha_t3", "pixels"]
+    for name in ("aha_t0", "aha_hybrid", "chefer", "legrad", "smoothgrad"):
+        assert srg[name, "patches"] > srg[name, "pixels"]
+        assert all(srg["aha_t3", unit] > srg[name, unit] for unit in ("patches", "pixels"))
+
+
 def test_what_the_pages_say_of_ten_steps_is_committed():
     table = pd.read_csv(RESULTS / "vit-tiny-imagenet/tradeoff.csv")
     ten = table[table.steps == 10].set_index("setting")
