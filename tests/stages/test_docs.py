@@ -188,12 +188,12 @@ def references_table() -> str:
     return "\n".join(lines)
 
 
-def test_accuracy_in_the_readme_is_the_committed_one():
+def test_accuracy_is_the_committed_one():
     free = json.loads((RESULTS / "vit-tiny-imagenet/accuracy.json").read_text())["reference_free"]
     gap = free["chefer"]["aha_t0_minus_this"]["pos_neg"]
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert "(NEG − POS, [not trained on]" in readme
-    assert "one pass is above Chefer by {mean:.1f} [{low:.1f}, {high:.1f}] points".format(**gap) in readme
+    results = " ".join((ROOT / "docs/results.md").read_text().split())
+    assert "(NEG − POS, not trained on: below)" in results
+    assert "one pass is above Chefer by {mean:.1f} [{low:.1f}, {high:.1f}] points".format(**gap) in results
     ours = {"aha_t0", "aha_hybrid", "aha_t3"}
     for name in free.keys() - ours:
         assert free[name]["aha_t0_minus_this"]["pos_neg"]["low"] > 0, name
@@ -207,7 +207,7 @@ def test_accuracy_in_the_readme_is_the_committed_one():
 
 
 @pytest.mark.parametrize("reference", ["black", "mean", "blur"])
-def test_one_pass_is_above_chefer_under_each_reference_as_the_readme_says(reference):
+def test_one_pass_is_above_chefer_under_each_reference_as_the_page_says(reference):
     rows = pd.read_parquet(RESULTS / "vit-tiny-imagenet/scores.parquet")
     srg = rows[rows.reference == reference].pivot(index="index", columns="method", values="srg")
     gap = paired_difference(srg["aha_t0"].to_numpy(), srg["chefer"].to_numpy(), 2000, 42)
@@ -217,12 +217,12 @@ def test_one_pass_is_above_chefer_under_each_reference_as_the_readme_says(refere
         assert written[name]["by_reference"][reference]["srg"] == pytest.approx(srg[name].mean(), abs=1e-4)
 
 
-def test_what_the_readme_says_of_vit_tinys_steps_is_committed():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_what_the_results_say_of_vit_tinys_steps_is_committed():
+    results = " ".join((ROOT / "docs/results.md").read_text().split())
     scores = json.loads((RESULTS / "vit-tiny-imagenet/evaluation.json").read_text())["scores"]["predicted"]
     srg = {name: row["srg"]["mean"] for name, row in scores.items()}
     hybrid, refined = (srg[name] / srg["chefer"] for name in ("aha_hybrid", "aha_t3"))
-    assert f"makes it {hybrid:.2f} times Chefer, three refinement steps {refined:.2f} times." in readme
+    assert f"makes it {hybrid:.2f} times Chefer, three refinement steps {refined:.2f} times." in results
     rows = pd.read_parquet(RESULTS / "vit-tiny-imagenet/scores.parquet")
     both = rows[rows["index"].isin(rows["index"].drop_duplicates().head(64))].pivot_table("srg", "index", "method")
     once, refined = (bootstrap_ci(both[name].to_numpy(), 2000, 42) for name in ("aha_t0", "aha_t3"))
@@ -230,20 +230,20 @@ def test_what_the_readme_says_of_vit_tinys_steps_is_committed():
     assert (
         f"now has {once.mean:.3f} and T=3, with {passes} passes, {refined.mean:.3f} [{refined.low:.3f}, "
         f"{refined.high:.3f}]: its mean is above those of LIME and Kernel SHAP"
-    ) in readme
+    ) in results
     for name in ("lime", "kernel_shap", "greedy"):
         assert refined.low < scores[name]["srg"]["high"] and scores[name]["srg"]["mean"] < refined.mean
     deletion = rows.pivot_table("deletion", "index", "method")
     assert sorted(srg, key=lambda name: scores[name]["deletion"]["mean"])[:2] == ["aha_t3", "smoothgrad"]
     gap = paired_difference(deletion["aha_t3"].to_numpy(), deletion["smoothgrad"].to_numpy(), 2000, 42)
-    assert gap.n == 300 and f"({gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}] to SmoothGrad)" in readme
+    assert gap.n == 300 and f"({gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}] to SmoothGrad)" in results
 
 
 def test_what_the_pages_say_of_the_grain_of_refined_maps_is_committed():
     srg = pd.read_csv(RESULTS / "vit-tiny-imagenet/units.csv").set_index(["method", "unit"]).srg
-    readme, metrics = (" ".join((ROOT / file).read_text().split()) for file in ("README.md", "docs/metrics.md"))
+    results, metrics = (" ".join((ROOT / f"docs/{page}.md").read_text().split()) for page in ("results", "metrics"))
     refined = [decimals(srg["aha_t3", unit]) for unit in ("patches", "pixels")]
-    assert f"(T=3 {refined[0]} for {refined[1]})" in readme
+    assert f"(T=3 {refined[0]} for {refined[1]})" in results
     assert f"by patches three steps of them have {refined[0]}," in metrics
     assert srg["aha_t3", "patches"] < srg["aha_t3", "pixels"]
     for name in ("aha_t0", "aha_hybrid", "chefer", "legrad", "smoothgrad"):
@@ -269,12 +269,12 @@ def test_what_the_pages_say_of_ten_steps_is_committed():
     assert two.low > rise.high and two.passes < rise.passes / 10
 
 
-def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_results_say_what_speaks_against_mobilenetv2s_explainer():
+    results = " ".join((ROOT / "docs/results.md").read_text().split())
     scores = json.loads((RESULTS / "mobilenetv2-imagenet/evaluation.json").read_text())["scores"]["predicted"]
     rows = pd.read_parquet(RESULTS / "mobilenetv2-imagenet/scores.parquet")
     first = rows[rows["index"].isin(rows["index"].drop_duplicates().head(64))].groupby("method").srg.mean()
-    assert f"there one pass now has {first['aha_t0']:.3f} and T=3 {first['aha_t3']:.3f}. By their" in readme
+    assert f"there one pass now has {first['aha_t0']:.3f} and T=3 {first['aha_t3']:.3f}. By their" in results
     assert first["aha_t3"] > scores["lime"]["srg"]["mean"] > first["aha_t0"] > scores["occlusion"]["srg"]["mean"]
     black = {name: f"{row['by_reference']['black']['srg']:.3f}".lstrip("0") for name, row in scores.items()}
     dark = rows[rows.reference == "black"].pivot(index="index", columns="method", values="srg")
@@ -284,19 +284,19 @@ def test_the_readme_says_what_speaks_against_mobilenetv2s_explainer():
         f"under black alone Grad-CAM has {black['grad_cam']}, one pass {black['aha_t0']}, "
         f"three steps {black['aha_t3']} (above Grad-CAM by {gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}]), "
         f"hybrid {black['aha_hybrid']}."
-    ) in readme
+    ) in results
     deletion = {name: row["deletion"]["mean"] for name, row in scores.items()}
     shown = {name: f"({value:.3f})".replace("0.", ".") for name, value in deletion.items()}
     assert (
         f"one pass {shown['aha_t0']} is behind even a random order {shown['random']}, "
         f"three steps {shown['aha_t3']} and SmoothGrad {shown['smoothgrad']} are the best."
-    ) in readme
+    ) in results
     assert sorted(deletion, key=deletion.__getitem__)[:2] == ["aha_t3", "smoothgrad"]
     assert deletion["aha_t0"] > deletion["random"]
     gap, hybrid = (scores["grad_cam"][f"aha_{name}_minus_this"] for name in ("t0", "hybrid"))
-    assert "One pass is above Grad-CAM ({mean:+.3f} [{low:+.3f}, {high:+.3f}];".format(**gap) in readme
-    assert "hybrid is above Grad-CAM by {mean:.3f} [{low:.3f}, {high:.3f}]".format(**hybrid) in readme
-    assert f"three steps are {scores['aha_t3']['srg']['mean'] / scores['grad_cam']['srg']['mean']:.2f} times" in readme
+    assert "**One pass** is above Grad-CAM ({mean:+.3f} [{low:+.3f}, {high:+.3f}];".format(**gap) in results
+    assert "hybrid map** is above Grad-CAM by {mean:.3f} [{low:.3f}, {high:.3f}]".format(**hybrid) in results
+    assert f"three steps are {scores['aha_t3']['srg']['mean'] / scores['grad_cam']['srg']['mean']:.2f} times" in results
 
 
 @pytest.mark.parametrize(
@@ -352,8 +352,8 @@ def test_what_mobilenetv2s_third_training_changed_is_committed():
         assert f"(Grad-CAM {theirs})" in line and line.endswith(f"| {own} |")
 
 
-def test_the_readme_gives_the_second_run_of_its_main_command():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_results_give_the_second_run_of_the_main_command():
+    results = " ".join((ROOT / "docs/results.md").read_text().split())
     scores = json.loads((RESULTS / "embedded/repeat.json").read_text())["scores"]["predicted"]
     srg = {name: f"{row['srg']['mean']:.3f}"[1:] for name, row in scores.items()}
     gap = {name: f"{value:.3f}"[1:] for name, value in scores["aha_hybrid"]["aha_t0_minus_this"].items()}
@@ -361,7 +361,7 @@ def test_the_readme_gives_the_second_run_of_its_main_command():
         f"one pass {srg['aha_t0']}, five steps {srg['aha_t5']}, hybrid {srg['aha_hybrid']} (below one pass by "
         f"{gap['mean']} [{gap['low']}, {gap['high']}]), RISE {srg['rise']}, "
         f"Integrated Gradients {srg['integrated_gradients']}, and every other method at least .15 below one pass."
-    ) in readme
+    ) in results
     named = {"rise", "integrated_gradients", "aha_hybrid"}
     others = [row for name, row in scores.items() if name not in named and not name.startswith("aha_t")]
     assert others and all(row["aha_t0_minus_this"]["mean"] > 0.15 for row in others)
