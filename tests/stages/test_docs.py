@@ -433,6 +433,16 @@ def test_tables_of_the_trials_are_the_committed_ones(table, made):
     assert page.split(f"<!-- table {table} -->\n")[1].split("\n<!-- end -->")[0] == made()
 
 
+def refinement_table() -> str:
+    """Trials of refinement on drawn objects."""
+    lines = ["| setting | SRG | difference | under black | POS | NEG |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for row in pd.read_csv(RESULTS / "embedded/refinement.csv").itertuples():
+        gap = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        shown = "" if row.setting == "preset" else gap
+        lines.append(f"| {row.setting} | {row.srg:.3f} | {shown} | {row.black:.3f} | {row.pos:.1f} | {row.neg:.1f} |")
+    return "\n".join(lines)
+
+
 def designs_table() -> str:
     lines = ["| part | setting | SRG | difference from the preset |", "| --- | --- | ---: | ---: |"]
     rows = pd.read_csv(RESULTS / "embedded/designs.csv")
@@ -448,7 +458,8 @@ def designs_table() -> str:
     [
         ("results", "classes", classes_table), ("results", "references", references_table),
         ("metrics", "units", units_table),
-        ("designs", "designs", designs_table), ("metrics", "mosaics", mosaics_table), ("metrics", "costs", costs_table),
+        ("designs", "designs", designs_table), ("designs", "refinement", refinement_table),
+        ("metrics", "mosaics", mosaics_table), ("metrics", "costs", costs_table),
         ("results", "measures", measures_table), ("results", "accuracy", accuracy_table),
     ],
 )  # fmt: skip
