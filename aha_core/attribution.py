@@ -34,7 +34,7 @@ from aha_core.explainer import ExplainerNetwork
 from aha_core.explainer.model import CONTRAST, explain
 from aha_core.explainer.storage import Training, fitted, load_explainer, save_explainer
 from aha_core.hybrid import hybrid_maps
-from aha_core.inputs import Classes, In, check_gradients, like, parts, read_classes, read_images
+from aha_core.inputs import Classes, In, check_gradients, like, parts, read_classes, read_images, read_maps
 from aha_core.masked_passes import MaskedPasses
 from aha_core.ranking import standardise
 from aha_core.refinement import DEFAULT_REFINEMENT, Refinement, refine
@@ -138,7 +138,7 @@ class Explainer:
         ready = model if isinstance(model, Target) else None
         target = ready or sources.wrap_model(model, class_names, image_size, mean, std)
         if trained is None:
-            made = cls(target, *load_explainer(sources.locate(str(explainer))[0], target))
+            made = cls.load(str(explainer), target)
         else:
             network = fitted(trained.network, trained.training, target)
             made = cls(target, network, trained.training, trained.refinement, trained.passes.memory_gb)
@@ -228,21 +228,23 @@ class Explainer:
         steps: int,
         *,
         normalised: bool = False,
+        contrast: float = CONTRAST,
     ) -> Refinement:
         """All maps of `steps` gradient steps from the given ones (`aha_core.refinement`), on the explainer's device.
 
         Args:
             maps: from `attribute`, or any other method's.
+            contrast: as in `maps`, of the network that `change: decoder` starts from.
 
-        Raises AttributionError as `maps` does.
+        Raises AttributionError as `maps` does, and for maps of another shape.
         """
         check_gradients(steps)
         x = read_images(inputs, self.target, normalised)
         config = self.refinement.model_copy(update={"steps": steps})
         how, classes = self.training, read_classes(target, self.target, len(x))
-        start, change = maps.to(x), None
+        start, change = read_maps(maps, x), None
         if config.change == "decoder":
-            read = self.network.inputs(self.target, x, self.features(x), classes, CONTRAST)
+            read = self.network.inputs(self.target, x, self.features(x), classes, contrast)
             change = DecoderWeights(self.network, read, len(x))
         with torch.enable_grad():
             return refine(self.passes, x, start, classes, config, how.ranking, how.perturbation, how.seed, change)
@@ -279,7 +281,7 @@ class Explainer:
             how, perturbation = self.refinement, self.training.perturbation
             maps = hybrid_maps(self.passes, wide, maps, flat, perturbation, how.grid, how.hybrid_weight)
         if steps:
-            maps = self.refine(wide, maps, flat, steps).maps[-1]
+            maps = self.refine(wide, maps, flat, steps, contrast=contrast).maps[-1]
         return maps.unflatten(0, (count, len(x)))
 
     def explain_func(
@@ -289,10 +291,10 @@ class Explainer:
         normalised; another one than this explainer's, e.g. with randomised weights, is explained by itself.
         """
         own = model is self.model or model is self.target or model is self.target.model
-        explainer = self if own else Explainer.for_model(model, self)
+        size, (mean, std) = self.target.image_size, self.target.normalisation
+        explainer = self if own else Explainer.for_model(model, self, image_size=size, mean=mean, std=std)
         images, classes = torch.as_tensor(np.asarray(inputs, np.float32)), torch.as_tensor(np.asarray(targets))
-        maps: np.ndarray = explainer.attribute(images, classes, steps, normalised=normalised).numpy()
-        return maps
+        return np.asarray(explainer.attribute(images, classes, steps, normalised=normalised))
 
 
 def contrast_maps(pair: Float[Tensor, "2 B 1 H W"]) -> Float[Tensor, "B 1 H W"]:

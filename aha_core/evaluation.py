@@ -170,10 +170,17 @@ class ChunkEvaluator:
             free=_joined(facts, tabulated(free), good),
             localisation=[facts[place] | values for place, values in zip(shown, placed, strict=True)],
             curves=kept_curves,
-            gallery=attempt.maps[:keep, 0].cpu().numpy().astype(np.float16),
+            gallery=pictured(attempt.maps[:keep, 0]),
             failures=[facts[place] | {"error": reason} for place, reason in sorted(attempt.errors.items())],
             cost=cost or {},
         )
+
+
+def pictured(maps: Float[Tensor, "B H W"]) -> np.ndarray:
+    """Maps for figures, which show ranks, in half precision: divided by the largest of |A|, so that any unit fits."""
+    scale = maps.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    half: np.ndarray = (maps / scale).half().cpu().numpy()
+    return half
 
 
 def _check_images(batch: ImageBatch) -> None:

@@ -83,4 +83,6 @@ def fine_tune(
             optimiser.step()
             schedule.step()
             on_step(step + 1, float(loss.detach()))
-    return Target(target.name, model, target.image_size, target.class_names)
+    tuned = Target(target.name, model, target.image_size, target.class_names)
+    tuned.set_normalisation(*target.normalisation)
+    return tuned.to(target.mean.device)

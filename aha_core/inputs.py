@@ -59,6 +59,13 @@ def read_classes(given: Classes, target: Target, images: int) -> Int[Tensor, "B"
     return classes.expand(images)
 
 
+def read_maps(maps: Tensor, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 1 S S"]:
+    """Maps as refinement takes them. Raises AttributionError for another shape than one channel of each image."""
+    if maps.shape != (len(x), 1, *x.shape[2:]):
+        raise AttributionError(f"maps of shape {tuple(maps.shape)}; expected {(len(x), 1, *x.shape[2:])}")
+    return maps.to(x)
+
+
 def check_gradients(steps: int) -> None:
     """Raise AttributionError where gradients cannot be had, or for a negative number of steps."""
     if steps < 0:

@@ -57,6 +57,8 @@ class ExplainerModel:
         """Raises AhaError for an image that cannot be read or a class that the target does not have."""
         target = self.explainer.target
         x = read_input(image, target.image_size).to(self.explainer.device)
+        if isinstance(wanted, float) and wanted.is_integer():  # pandas makes floats of a column with missing values
+            wanted = int(wanted)
         chosen = (
             None if wanted is None or wanted != wanted or wanted == "" else class_index(str(wanted), target, "class")
         )

@@ -43,4 +43,4 @@ def evaluation_reference(
     if made.shape != x.shape or not bool(made.isfinite().all()):
         name = getattr(reference, "__name__", type(reference).__name__)
         raise DataError(f"reference {name} must give finite images of shape {tuple(x.shape)}, got {tuple(made.shape)}")
-    return made
+    return made.to(x)

@@ -67,6 +67,12 @@ def train_classifier(
         model.eval()
 
 
+def _batches(order: Int64[Tensor, "N"], size: int) -> list[Int64[Tensor, "B"]]:
+    """Batches of this size and the rest; a single image joins the batch before it, for batch norms without places."""
+    found = list(order.split(size))
+    return [*found[:-2], torch.cat(found[-2:])] if len(found) > 1 and len(found[-1]) == 1 else found
+
+
 def _train(
     model: nn.Module,
     train: PreparedImages,
@@ -78,7 +84,7 @@ def _train(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     fetch, fetch_val = _in_memory(train), _in_memory(val)
-    steps = config.epochs * math.ceil(len(train) / config.batch_size)
+    steps = config.epochs * len(_batches(torch.arange(len(train)), config.batch_size))
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(steps))
     best_accuracy, best_state = -1.0, copy.deepcopy(model.state_dict())
@@ -86,7 +92,7 @@ def _train(
         model.train()
         total = 0.0
         order = torch.randperm(len(train), generator=generator)
-        for indices in order.split(config.batch_size):
+        for indices in _batches(order, config.batch_size):
             x = augment(fetch(indices).float() / 255, generator)
             ramp = min(1.0, schedule.last_epoch / (_RAMP * steps))
             x = remove_regions(x, ramp * config.erase, generator)

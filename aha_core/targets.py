@@ -67,7 +67,7 @@ class Target(nn.Module):
         class_names: names in the order of the logits.
 
     Raises:
-        TargetError: the model has no classifier, or another number of classes than names.
+        TargetError: the model has no classifier, one of a single logit, or another number of classes than names.
     """
 
     mean: Tensor
@@ -79,6 +79,10 @@ class Target(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)
         if self.num_classes == 0:
             reading.classifier_rows(model, name)
+        if self.num_classes == 1:
+            raise TargetError(
+                f"{name} has a single logit, whose softmax is always 1; give it two, e.g. the rows 0 and w of the head"
+            )
         if self.num_classes != len(class_names):
             raise TargetError(f"{name} has {self.num_classes} classes, {len(class_names)} names are given")
         config: Any = self.model.pretrained_cfg
@@ -182,7 +186,7 @@ class Target(nn.Module):
         if model is self.model:
             return self
         folded = Target(self.name, model, self.image_size, self.class_names)
-        folded.set_normalisation(self.mean.flatten().tolist(), self.std.flatten().tolist())
+        folded.set_normalisation(*self.normalisation)
         return folded.to(self.mean.device)
 
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
@@ -220,6 +224,11 @@ class Target(nn.Module):
         target = cls(name, model, size, facts["class_names"])
         target.set_normalisation(facts["mean"], facts["std"])
         return target
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation by channel."""
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Mean and standard deviation by channel instead of those of the model's `pretrained_cfg`."""

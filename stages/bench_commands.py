@@ -94,8 +94,9 @@ def bench_explain(
     """Throughput of `aha explain` against decoding and the target's plain forward passes; memory."""
     from stages.bench import bench_context
     from stages.bench_explain import run as measure_explain
+    from stages.own import parameters
 
-    measure_explain(bench_context(params, device, threads), out, images or [], count, rounds)
+    measure_explain(bench_context(parameters(Path.cwd(), params), device, threads), out, images or [], count, rounds)
 
 
 @bench.command("methods")

@@ -39,7 +39,10 @@ Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Ray worke
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store: sqlite:////… or http://…")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted training or evaluation.")]
 ExplainerSource = Annotated[
-    str | None, typer.Option("--explainer", help="Folder, name in $AHA_EXPLAINERS, or models:/aha-explainer@champion.")
+    str | None,
+    typer.Option(
+        "--explainer", help="Folder, name (one of the library, or in $AHA_EXPLAINERS), or models:/NAME@ALIAS."
+    ),
 ]
 TargetSource = Annotated[str | None, typer.Option("--target", help="Folder of a target, or timm name.")]
 TargetWeights = Annotated[Path | None, typer.Option("--target-weights", help="Safetensors file for that architecture.")]
@@ -158,7 +161,7 @@ def explain(
     device: Device = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Explain images with the trained explainer."""
+    """Explain images with the trained explainer, before there is one with the library's."""
     from stages.context import Context
     from stages.explain import run as explain_images
     from stages.explained import Request

@@ -31,6 +31,7 @@ from aha_core.figures.terminal import in_colour, in_shades
 from aha_core.files import atomic_json, atomic_path
 from aha_core.metrics import curve_fractions, deletion_insertion, removal_order
 from aha_core.references import evaluation_reference
+from aha_core.scoring import Scorer
 from stages.class_choice import ClassChoice
 from stages.context import Context
 from stages.explained import Explained, Photo, Request, endings, read_photo, write
@@ -212,14 +213,15 @@ def explain_batch(
         maps = explainer.maps(x, features, classes, request.steps, request.hybrid)
     else:
         rivals = torch.full_like(classes[:1], choice.against)
-        every = explainer.maps(x, features, torch.cat([classes, rivals]), request.steps, request.hybrid)
+        every = explainer.maps(x, features, torch.cat([classes, rivals]), request.steps, request.hybrid, contrast=0.0)
         maps = torch.stack([contrast_maps(torch.stack([one, every[-1]])) for one in every[:-1]])
     finite = maps.isfinite().flatten(2).all(dim=2).all(dim=0).tolist()
     maps = maps.nan_to_num(0.0, 0.0, 0.0)
-    seeds = [zlib.crc32(one.numpy()) for one in pixels] if request.scores else []
+    seeds = [zlib.crc32(one.numpy()) for one in pixels]
+    scorer = ctx.scorer(target, "fp32") if request.scores else None
     results: list[list[Explained]] = [[] for _ in photos]
     for wanted, own in zip(classes, maps, strict=True):
-        scores = score(ctx, explainer, x, own, wanted, seeds) if request.scores else [{} for _ in photos]
+        scores = score(ctx, explainer, scorer, x, own, wanted, seeds) if scorer else [{} for _ in photos]
         for place, (index, values) in enumerate(zip(wanted.tolist(), scores, strict=True)):
             facts = _class_facts(index, probabilities[place], target.class_names)
             if choice.against is not None:
@@ -229,7 +231,7 @@ def explain_batch(
 
 
 def score(
-    ctx: Context, explainer: Explainer, x: Float[Tensor, "B 3 S S"], maps: Float[Tensor, "B 1 S S"],
+    ctx: Context, explainer: Explainer, scorer: Scorer, x: Float[Tensor, "B 3 S S"], maps: Float[Tensor, "B 1 S S"],
     classes: Int[Tensor, "B"], seeds: list[int],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Deletion and insertion AUC and SRG of each map by the metric contract: mean of the references, and each.
@@ -242,9 +244,7 @@ def score(
     per_reference = {}
     for name in config.references:
         reference = evaluation_reference(x, name, explainer.training.perturbation, seeds)
-        curves = deletion_insertion(
-            explainer.target.probabilities, x, orders, classes, reference, counts, ctx.params.resources.batch_size
-        )
+        curves = deletion_insertion(scorer, x, orders, classes, reference, counts, scorer.batch_size)
         per_reference[name] = {"deletion": curves.deletion_auc, "insertion": curves.insertion_auc, "srg": curves.srg}
     rows = []
     for place in range(len(x)):

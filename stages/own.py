@@ -22,12 +22,20 @@ SECTION = "--target"  # in messages about names
 
 
 def parameters(root: Path, named: Path | None, explainer: str | None = None) -> Path | None:
-    """The parameter file of a command that needs no pipeline: as named, the folder's own (None), else the library's,
-    of the explainer of that name if it is one of the library's.
+    """The parameter file of a command that needs no pipeline: as named; that of one of the library's explainers where
+    this explains, so that it is refined by its own settings; else the folder's own (None).
     """
-    if named or Paths(root).params.is_file():
-        return named
-    return SHIPPED / (explainer if explainer in shipped_names() else DEFAULT) / PARAMS
+    source = source_of(Paths(root), explainer)
+    library = shipped_target(locate(source)[0]) if source in shipped_names() else None
+    if named is None and library:
+        return SHIPPED / library / PARAMS
+    return named if named or Paths(root).params.is_file() else SHIPPED / DEFAULT / PARAMS
+
+
+def source_of(paths: Paths, explainer: str | None) -> str:
+    """Where the explainer is: as named; else the pipeline's, and before there is one the library's."""
+    trained = (paths.explainer / "explainer.json").is_file()
+    return explainer or (str(paths.explainer) if trained else DEFAULT)
 
 
 def load_explainer(ctx: Context, explainer: str | None, target: str | None, weights: Path | None) -> Explainer:
@@ -44,8 +52,7 @@ def load_explainer(ctx: Context, explainer: str | None, target: str | None, weig
         TargetError, AttributionError: files are missing or do not fit together.
         TrackingError: the model is not in the registry.
     """
-    trained = (ctx.paths.explainer / "explainer.json").is_file()
-    source = explainer or (str(ctx.paths.explainer) if trained else DEFAULT)
+    source = source_of(ctx.paths, explainer)
     if source.startswith(FROM_MLFLOW):
         from stages.tracking import fetch_model  # MLflow takes seconds to import
 

@@ -20,7 +20,7 @@ CLASSIFIERS = {  # of each profile with results
     "vit-tiny-imagenet": "ViT-Tiny, ImageNet",
     "mobilenetv2-imagenet": "MobileNetV2, ImageNet",
 }
-FAST = (  # up to 25 passes and no training
+FAST = (  # no training, and at most 25 gradients
     "chefer", "legrad", "grad_cam", "grad_cam_pp", "layer_cam", "rollout", "integrated_gradients", "smoothgrad",
 )  # fmt: skip
 

@@ -42,8 +42,8 @@ class Rise(Baseline):
                 masks = random_masks(size, x.shape[-2:], generator).to(x)
                 for i, image in enumerate(x):
                     probabilities = self.target.probabilities(image * masks)
-                    weights = class_scores(probabilities, classes[i].expand(size))
-                    total[i] += torch.einsum("n,nchw->chw", weights, masks)
+                    weights = class_scores(probabilities, classes[i].expand(size)).float()
+                    total[i] += (weights[:, None, None, None] * masks).sum(dim=0)  # no matmul: exact under autocast
             maps.append(total / (KEEP * count))
         return torch.stack(maps)
 

@@ -24,7 +24,8 @@ class ScoreCAM(Baseline):
     def _maps(self, x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, "B"]) -> Float[Tensor, "B 1 h w"]:
         features = feature_map(self.target, x)
         with torch.no_grad():
-            weights = torch.stack([self._scores(*one) for one in zip(x, features, classes, strict=True)]).softmax(dim=1)
+            scores = torch.stack([self._scores(*one) for one in zip(x, features, classes, strict=True)])
+            weights = scores.float().softmax(dim=1)
         return (weights[:, :, None, None] * features).sum(dim=1, keepdim=True).relu()
 
     def _scores(

@@ -124,8 +124,8 @@ class RefineConfig(Section):
         description="of the steps: gradients of each reference divided by their size (normalised), or Adam"
     )
     lr: Positive = Field(
-        description="how far a step moves: standard deviations of the map (0.1 to 0.25), or of the decoder's weights "
-        "(about 1e-3, with adam)"
+        description="how far a step moves: standard deviations of the map (0.1 to 0.25; adam: 0.2 to 0.3), or of the "
+        "decoder's weights (adam: about 1e-3)"
     )
     fractions: Count = Field(description="masked images per direction, reference and step")
     references: Annotated[tuple[ReferenceName, ...], Field(min_length=1)] = Field(

@@ -106,8 +106,12 @@ def temperature(config: RankingConfig, progress: float) -> float:
 
 
 def standardise(scores: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-    """(s - mean) / std over each image, so that tau alone sets the sharpness; constant scores become 0."""
+    """(s - mean) / std over each image, so that tau alone sets the sharpness; constant scores become 0.
+
+    They are divided by the largest of |s| first, so that the result does not depend on their unit.
+    """
     flat = scores.flatten(1).float()
+    flat = flat / flat.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
     centred = flat - flat.mean(dim=1, keepdim=True)
     variance = centred.square().mean(dim=1, keepdim=True)
     return (centred * torch.rsqrt(variance + 1e-12)).view_as(scores)

@@ -245,7 +245,7 @@ def localisation(
     """Do maps lie on the objects of a folder of images with masks or boxes?"""
     from aha_core.data.objects import BoxTable, MaskFolder, Objects
     from aha_core.errors import ConfigError
-    from stages.own import load_explainer
+    from stages.own import load_explainer, parameters
     from stages.studies.localisation import run
 
     if masks is not None and boxes is None:
@@ -254,7 +254,7 @@ def localisation(
         objects = BoxTable(boxes)
     else:
         raise ConfigError("give the objects by one of --masks FOLDER and --boxes FILE")
-    ctx = context(params, device, threads)
+    ctx = context(parameters(Path.cwd(), params, explainer), device, threads)
     loaded = load_explainer(ctx, explainer, target, target_weights)
     run(ctx, out, folder, objects, loaded, images, steps, tuple(method))
 

@@ -83,6 +83,7 @@ def run(
         "steps": steps, "images": len(held_out.indices), "points": SCORED_POINTS, "further": asdict(recipe),
         "poisoned": asdict(poison) | {"class": explainer.target.class_names[marked], "marker": asdict(marker)},
         "refinement": ctx.params.refine.model_dump(mode="json"), "trained_for": explainer.training.target,
+        "others": list(others), "fresh": list(fresh),
     }  # fmt: skip
     store = cache(ctx, "transfer", settings, [given, *fresh.values(), *others.values()])
     rows: list[dict[str, object]] = []

@@ -82,6 +82,9 @@ def test_the_logged_model_answers_like_the_api(ctx, photo, unchecked_types):
     first, second = predict(table)
     check(first, ctx, photo)
     check(second, ctx, photo, wanted=3)
+    numbers = predict(table.assign(**{"class": [3, None]}))  # pandas makes 3.0 and NaN of them
+    check(numbers[0], ctx, photo, wanted=3)
+    check(numbers[1], ctx, photo, wanted=first["index"])
     check(predict(table[["image"]], params={"steps": 1})[0], ctx, photo, steps=1)
 
 

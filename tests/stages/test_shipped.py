@@ -54,14 +54,20 @@ def test_an_explainer_of_the_library_comes_with_its_refinement(tmp_path, workspa
         assert refinement != DEFAULT_REFINEMENT
         assert parameters(tmp_path, None, name) == SHIPPED / name / "params.yaml"
         assert Context.create(tmp_path, parameters(tmp_path, None, name)).params.refine == refinement
-        assert parameters(workspace, None, name) is None, "a pipeline's folder has its own"
+        assert parameters(workspace, None, name) == SHIPPED / name / "params.yaml", "the pipeline's are for its own"
+        assert Explainer.for_model(target.model, name).refinement == refinement
 
 
-def test_a_folder_without_parameters_has_those_of_the_shipped_explainer(tmp_path, workspace):
+def test_the_librarys_explainer_has_its_own_parameters_in_any_folder(tmp_path, workspace):
     shipped = parameters(tmp_path, None)
     assert Context.create(tmp_path, shipped).params.data.image_size == 224
     assert shipped.read_text() == (ROOT / "configs/vit-tiny-imagenet.yaml").read_text()
-    assert parameters(workspace, None) is None
+    assert parameters(workspace, None) == shipped, "before any training the library's explains, with its refinement"
+    own = workspace / "outputs/explainer"
+    own.mkdir(parents=True)
+    (own / "explainer.json").write_text("{}")
+    assert parameters(workspace, None) is None, "a pipeline's explainer has the folder's"
+    assert parameters(workspace, None, DEFAULT) == shipped
     assert parameters(tmp_path, workspace / "params.yaml") == workspace / "params.yaml"
 
 

@@ -144,6 +144,13 @@ def test_transfer_compares_the_given_explainer_with_a_fresh_one(ctx, workspace):
     gap = table.srg["further", "aha", 0] - table.srg["further", "fresh", 0]
     assert table.minus_fresh["further", "aha", 0] == pytest.approx(gap, abs=1e-4)
     assert table.minus_fresh.notna().sum() == 2
+    transfer.run(
+        ctx, out, steps=1, images=4, fine_tune_steps=2, others={"copy": workspace / "copy"}, fresh={"original": fresh},
+        methods=("chefer",),
+    )  # fmt: skip
+    renamed = pd.read_csv(out / "transfer.csv").set_index(["target", "method", "steps"])
+    assert renamed.index.unique("target")[renamed.minus_fresh.notna().groupby("target", sort=False).any()] == "original"
+    assert renamed.srg["original", "fresh", 0] != table.srg["further", "fresh", 0]
     facts = json.loads((out / "transfer.json").read_text())
     assert (workspace / facts["weights"]["poisoned"] / "model.safetensors").is_file()
     assert str(workspace) not in json.dumps(facts)

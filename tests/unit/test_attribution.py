@@ -1,5 +1,6 @@
 """The public API as captum, quantus and a user's own model meet it."""
 
+import copy
 import doctest
 import importlib
 import subprocess
@@ -114,6 +115,8 @@ class TestConventions:
         result = explainer.refine(x, start, CLASSES, steps=1)
         assert result.maps.shape == (2, 3, 1, SIZE, SIZE)
         torch.testing.assert_close(result.maps[-1], explainer.attribute(x, CLASSES, steps=1))
+        with pytest.raises(AttributionError, match=r"maps of shape \(3, 1, 8, 8\); expected \(3, 1, "):
+            explainer.refine(x, start[..., :8, :8], CLASSES, steps=0)
         same = explainer.refine(normalised(explainer, x), start, 3, steps=1, normalised=True)
         torch.testing.assert_close(same.maps[-1][0], result.maps[-1][0], atol=1e-3, rtol=0)
 
@@ -225,6 +228,13 @@ class TestOwnModel:
         own = Explainer.for_model(model, explainer, mean=(0.1, 0.2, 0.3), std=(1, 1, 2), class_names=names)
         assert own.target.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
         assert own.target.class_names == names
+
+    def test_quantus_copies_keep_it(self, explainer):
+        model = create_model("vit_convstem_mini", 10, SIZE)
+        own = Explainer.for_model(model, explainer, mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))
+        x, classes = normalised(own, images()).numpy(), CLASSES.numpy()
+        expected = own.explain_func(model, x, classes)
+        np.testing.assert_allclose(own.explain_func(copy.deepcopy(model), x, classes), expected, atol=1e-4)
 
     def test_what_does_not_fit_is_named(self, explainer, tmp_path):
         with pytest.raises(AttributionError, match="trained for vit_convstem_mini, not for resnet18"):

@@ -9,7 +9,7 @@ import torch
 from aha_core.config import load_params
 from aha_core.cost import measured
 from aha_core.errors import AttributionError, ConfigError, DataError
-from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps
+from aha_core.evaluation import Attempt, ChunkEvaluator, attempt_maps, pictured
 from aha_core.measures import BY_REFERENCE, REFERENCE_FREE, Ranked, Scene, localisation, tabulated
 from aha_core.metrics import removal_order
 from aha_core.scoring import Scorer
@@ -174,6 +174,10 @@ def test_odd_maps_get_finite_rows_and_only_their_order_counts(evaluator, kind):
     if kind in ("negative", "float16", "float64", "huge", "tiny"):  # the same order: the same curves
         for name, curve in part(MAPS).curves.items():
             np.testing.assert_array_equal(odd.curves[name], curve)
+    kept = pictured(BAD[kind][:, 0])
+    assert np.isfinite(kept).all() and kept.dtype == np.float16
+    if kind in ("huge", "tiny"):  # the unit is lost, the values are not
+        np.testing.assert_allclose(kept, pictured(MAPS[:, 0]), atol=1e-3)
     if kind in ("constant", "zero"):  # ties fall alike, whatever the value
         np.testing.assert_array_equal(odd.curves["black"], part(torch.ones_like(MAPS)).curves["black"])
 

@@ -34,5 +34,6 @@ def test_callables():
     before = IMAGES.clone()
     assert evaluation_reference(IMAGES, inverted, CONFIG, [0, 1]).equal(1 - before)
     assert IMAGES.equal(before)
+    assert evaluation_reference(IMAGES, lambda x: x.double(), CONFIG, [0, 1]).dtype == IMAGES.dtype
     with pytest.raises(DataError, match=r"reference .*lambda.* must give finite images of shape \(2, 3, 8, 8\)"):
         evaluation_reference(IMAGES, lambda x: x * float("nan"), CONFIG, [0, 1])

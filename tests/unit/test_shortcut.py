@@ -161,6 +161,9 @@ def test_fine_tuning_repeats_and_follows_its_seed():
     assert torch.equal(tuned(1), tuned(1))
     assert not torch.equal(tuned(1), tuned(2))
     assert torch.equal(tuned(1, steps=0), target.classifier_weight)
+    target.set_normalisation((0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
+    nothing = FineTuning(steps=0, batch_size=4, lr=1e-3, weight_decay=0.0, erase=0.0, seed=1)
+    assert torch.equal(fine_tune(target, lambda indices: x[indices], labels, nothing)(x), target(x))
 
 
 def test_a_classifier_learns_the_marker_and_its_explainer_is_asked_for_it():

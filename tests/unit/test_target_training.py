@@ -13,7 +13,7 @@ from torch import nn
 from aha_core.config import DataConfig, TargetTrainConfig
 from aha_core.data.dataset import PreparedImages
 from aha_core.data.prepare import prepare_folder
-from aha_core.target_training import accuracy, augment, remove_regions, train_classifier
+from aha_core.target_training import _batches, accuracy, augment, remove_regions, train_classifier
 from aha_core.targets import Target, create_model
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
@@ -65,6 +65,14 @@ def test_it_learns(data):
     assert facts["top1"] == pytest.approx(np.mean(list(facts["per_class"].values())))
     assert "top5" not in facts
     assert 0.4 < facts["confidence"] <= 1
+
+
+def test_a_single_image_is_no_batch():
+    order = torch.arange(33)
+    assert [len(one) for one in _batches(order, 16)] == [16, 17]
+    assert [len(one) for one in _batches(order, 11)] == [11, 11, 11]
+    assert [len(one) for one in _batches(order[:1], 16)] == [1]
+    assert torch.cat(_batches(order, 16)).equal(order)
 
 
 def test_same_seed_same_weights_and_nothing_else_changes(data, monkeypatch):

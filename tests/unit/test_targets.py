@@ -86,6 +86,11 @@ def test_normalisation_is_inside():
         assert torch.allclose(target(x), target.model((x - mean) / std))
 
 
+def test_a_single_logit_is_refused():
+    with pytest.raises(TargetError, match="single logit, whose softmax is always 1; give it two"):
+        Target("resnet18", create_model("resnet18", 1, 32), 32, ["a"])
+
+
 def test_frozen_also_after_train():
     target = make("resnet18", 32).train()
     assert not target.training

@@ -155,6 +155,13 @@ class TestRise:
         weights = mobilenet.probabilities(images[:1] * masks)[:, 3]
         torch.testing.assert_close(maps[0], torch.einsum("n,nchw->chw", weights, masks) / 5)
 
+    def test_its_sums_are_exact_under_autocast(self, mobilenet, images, settings, monkeypatch):
+        method = make_baseline("rise", mobilenet, settings)
+        monkeypatch.setattr(mobilenet, "probabilities", lambda x: x.float().flatten(1))
+        exact = method.attribute(images, torch.tensor([3, 1, 0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert method.attribute(images, torch.tensor([3, 1, 0])).equal(exact)
+
     def test_maps_of_the_first_masks_are_those_of_fewer_masks(self, mobilenet, images, settings):
         classes = torch.tensor([3, 1, 0])
         maps = make_baseline("rise", mobilenet, settings).growing(images, classes, (3, 5, 10))

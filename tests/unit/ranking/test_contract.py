@@ -204,3 +204,11 @@ def test_standardise_removes_scale_and_shift():
     s = scores(10, 30)
     assert torch.allclose(standardise(5 * s + 100), standardise(s), atol=1e-4)
     assert torch.equal(standardise(torch.full((1, 4), 7.0)), torch.zeros(1, 4))
+    assert torch.equal(standardise(torch.zeros(1, 4)), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-7, 1e30])
+def test_standardise_knows_no_unit(unit):
+    s = scores(10, 30)
+    assert torch.allclose(standardise(s * unit), standardise(s), atol=1e-5)
+    assert standardise(torch.full((2, 37), 0.1 * unit)).abs().max() == 0
