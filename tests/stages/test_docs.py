@@ -367,6 +367,30 @@ def test_the_results_give_the_second_run_of_the_main_command():
     assert others and all(row["aha_t0_minus_this"]["mean"] > 0.15 for row in others)
 
 
+def test_what_the_pages_say_of_the_drawn_objects_is_committed():
+    results, shortcuts = (
+        " ".join((ROOT / f"docs/{page}.md").read_text().split()) for page in ("results", "find-a-shortcut")
+    )
+    found = json.loads((RESULTS / "embedded/evaluation.json").read_text())
+    gaps = {name: found["scores"]["predicted"][name]["aha_t0_minus_this"] for name in ("aha_t5", "aha_hybrid")}
+    refined, hybrid = ([decimals(-gap[one]) for one in ("mean", "high", "low")] for gap in gaps.values())
+    assert "refinement steps** add {} [{}, {}],".format(*refined) in results
+    assert "hybrid mode adds {} [{}, {}] here".format(*hybrid) in results
+    assert f"on the object ({found['localisation']['aha_t5']['energy']['mean'] * 100:.0f} %)" in results
+    table = pd.read_csv(RESULTS / "embedded/tradeoff.csv")
+    steps = table[table.method == "aha"].set_index(["setting", "steps"])
+    assert (steps.minus_one_pass_low[steps.index.get_level_values("steps") > 0] > 0).all()
+    ten = steps.loc["S = 3", 10]
+    rise = [decimals(one) for one in (ten.minus_rise, ten.minus_rise_low, ten.minus_rise_high)]
+    assert f"ten ({ten.passes:.0f}) {decimals(ten.srg)}, {rise[0]} [{rise[1]}, {rise[2]}] above RISE" in results
+    alarms = pd.read_csv(RESULTS / "embedded/shortcut.csv").query("target == 'poisoned' and method == 'aha'")
+    assert (alarms.found == 1).all() and (alarms.predicted_alarms[alarms.group == "all"] <= 0.02).all()
+    share = {key: f"{100 * one:.0f} %" for key, one in alarms.set_index(["group", "steps"]).false_alarms.items()}
+    own, other = ([share[group, step] for step in (0, 5, 10)] for group in ("own", "other"))
+    assert "with a disc, in {} at T = 0, {} at T = 5 and {} at T = 10.".format(*own) in shortcuts
+    assert re.search(r"it does in {}, {} \[\d+, \d+\] and {}:".format(*other), shortcuts)
+
+
 def units_table() -> str:
     """SRG by four grains, POS and NEG by two."""
     table = pd.read_csv(RESULTS / "vit-tiny-imagenet/units.csv").set_index(["method", "unit"])
