@@ -383,6 +383,15 @@ def test_what_the_pages_say_of_the_drawn_objects_is_committed():
     ten = steps.loc["S = 3", 10]
     rise = [decimals(one) for one in (ten.minus_rise, ten.minus_rise_low, ten.minus_rise_high)]
     assert f"ten ({ten.passes:.0f}) {decimals(ten.srg)}, {rise[0]} [{rise[1]}, {rise[2]}] above RISE" in results
+    moved = pd.read_csv(RESULTS / "embedded/transfer.csv").set_index(["target", "method", "steps"])
+    for step, said in (
+        (0, "{} for {} in one pass (−{} [−{}, −{}])"),
+        (5, "{} for {} after five steps (−{} [−{}, {}])"),
+    ):
+        own, gap = moved.loc["further", "aha", step], ("minus_fresh", "minus_fresh_low", "minus_fresh_high")
+        scores = own.srg, moved.srg["further", "fresh", step], *(abs(own[one]) for one in gap)
+        assert said.format(*map(decimals, scores)) in shortcuts
+    assert moved.minus_fresh_high["further", "aha", 0] < 0 < moved.minus_fresh_high["further", "aha", 5]
     alarms = pd.read_csv(RESULTS / "embedded/shortcut.csv").query("target == 'poisoned' and method == 'aha'")
     assert (alarms.found == 1).all() and (alarms.predicted_alarms[alarms.group == "all"] <= 0.02).all()
     share = {key: f"{100 * one:.0f} %" for key, one in alarms.set_index(["group", "steps"]).false_alarms.items()}
