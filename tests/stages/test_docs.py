@@ -397,6 +397,12 @@ def test_what_the_pages_say_of_the_drawn_objects_is_committed():
     share = {key: f"{100 * one:.0f} %" for key, one in alarms.set_index(["group", "steps"]).false_alarms.items()}
     own, other = ([share[group, step] for step in (0, 5, 10)] for group in ("own", "other"))
     assert "with a disc, in {} at T = 0, {} at T = 5 and {} at T = 10.".format(*own) in shortcuts
+    photographs = pd.read_csv(RESULTS / "vit-tiny-imagenet/shortcut-mosaics.csv").query(
+        "group == 'all' and method == 'aha'"
+    )
+    marked, clean = (photographs[photographs.target == name] for name in ("poisoned", "clean"))
+    assert len(marked) == 6 and (marked.found == 1).all() and (marked.false_alarms * marked.images == 1).all()
+    assert len(clean) == 6 and not clean[["found", "false_alarms"]].any(axis=None)
     assert re.search(r"it does in {}, {} \[\d+, \d+\] and {}:".format(*other), shortcuts)
 
 
