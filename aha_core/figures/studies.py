@@ -26,7 +26,7 @@ from aha_core.figures.style import (
     plain,
 )
 
-FRESH_COLOUR = "#0072b2"
+FRESH_COLOUR = "#8f2d56"  # of no baseline
 MARKER_COLOUR = "#00e5ff"  # the outline of a marker: not in the maps' colours
 _CELL = 1.3  # inches
 
