@@ -217,8 +217,8 @@ def explain_batch(
         maps = torch.stack([contrast_maps(torch.stack([one, every[-1]])) for one in every[:-1]])
     finite = maps.isfinite().flatten(2).all(dim=2).all(dim=0).tolist()
     maps = maps.nan_to_num(0.0, 0.0, 0.0)
-    seeds = [zlib.crc32(one.numpy()) for one in pixels]
     scorer = ctx.scorer(target, "fp32") if request.scores else None
+    seeds = [zlib.crc32(one.numpy()) for one in pixels] if scorer else []
     results: list[list[Explained]] = [[] for _ in photos]
     for wanted, own in zip(classes, maps, strict=True):
         scores = score(ctx, explainer, scorer, x, own, wanted, seeds) if scorer else [{} for _ in photos]
