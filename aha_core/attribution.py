@@ -221,15 +221,9 @@ class Explainer:
         return like(contrast_maps(pair), inputs)
 
     def refine(
-        self,
-        inputs: Tensor,
-        maps: Float[Tensor, "B 1 H W"],
-        target: Classes,
-        steps: int,
-        *,
-        normalised: bool = False,
-        contrast: float = CONTRAST,
-    ) -> Refinement:
+        self, inputs: Tensor, maps: Float[Tensor, "B 1 H W"], target: Classes, steps: int, *,
+        normalised: bool = False, contrast: float = CONTRAST,
+    ) -> Refinement:  # fmt: skip
         """All maps of `steps` gradient steps from the given ones (`aha_core.refinement`), on the explainer's device.
 
         Args:
