@@ -13,9 +13,11 @@ from stages.images import evaluated
 from tests.stages.conftest import untrained_explainer
 
 
-@pytest.mark.parametrize(("what", "lr"), [("map", 0.3), ("decoder", 1e-3)])
-def test_maps_of_every_step_are_kept(workspace, change, what, lr):
-    change("refine", change=what, lr=lr, steps=2, fractions=1)
+@pytest.mark.parametrize(
+    ("what", "optimiser", "lr"), [("map", "normalised", 0.3), ("map", "adam", 0.3), ("decoder", "adam", 1e-3)]
+)
+def test_maps_of_every_step_are_kept(workspace, change, what, optimiser, lr):
+    change("refine", change=what, optimiser=optimiser, lr=lr, steps=2, fractions=1)
     change("evaluate", images=6, classes=["predicted", "runner_up"])
     change("resources", batch_size=4, threads=1)
     ctx = Context.create(workspace, workers=0)

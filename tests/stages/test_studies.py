@@ -454,10 +454,10 @@ def test_refinement_settings_are_the_neighbours_where_none_are_named(ctx, change
     start = ["steps = 0", "steps = 0, hybrid = false"]
     steps = ["lr = 0.1", "lr = 0.4", "tau = 0.075", "tau = 0.3"]
     weights = ["hybrid_weight = 0.2", "hybrid_weight = 0.8"]
-    assert names() == ["grid = 4", "grid = 16", *steps, *weights, "optimiser = normalised", "hybrid = false", *start]
-    change("refine", grid=112, hybrid=False, optimiser="normalised")  # 112 is 16 where images have 32 pixels
-    assert names() == ["grid = 8", *steps, "optimiser = adam", "hybrid = true", *start]
-    change("refine", change="decoder", optimiser="adam")
+    assert names() == ["grid = 4", "grid = 16", *steps, *weights, "optimiser = adam", "hybrid = false", *start]
+    change("refine", grid=112, hybrid=False, optimiser="adam")  # 112 is 16 where images have 32 pixels
+    assert names() == ["grid = 8", *steps, "optimiser = normalised", "hybrid = true", *start]
+    change("refine", change="decoder")
     assert names() == ["grid = 8", *steps, "hybrid = true", *start]
 
 
