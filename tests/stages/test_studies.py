@@ -149,7 +149,7 @@ def test_transfer_compares_the_given_explainer_with_a_fresh_one(ctx, workspace):
         methods=("chefer",),
     )  # fmt: skip
     renamed = pd.read_csv(out / "transfer.csv").set_index(["target", "method", "steps"])
-    assert renamed.index.unique("target")[renamed.minus_fresh.notna().groupby("target", sort=False).any()] == "original"
+    assert list(renamed.dropna(subset="minus_fresh").index.unique("target")) == ["original"]
     assert renamed.srg["original", "fresh", 0] != table.srg["further", "fresh", 0]
     facts = json.loads((out / "transfer.json").read_text())
     assert (workspace / facts["weights"]["poisoned"] / "model.safetensors").is_file()
