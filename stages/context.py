@@ -65,15 +65,20 @@ class Context:
     ) -> Context:
         """Validate the parameters and settle the resources; flags win over the `resources` section.
 
+        On GPUs there are at most as many of `resources.workers` as GPUs, unless RAY_ADDRESS names a cluster.
+
         Raises ConfigError for bad parameters, ResourceError for a device that is not there.
         """
         paths = Paths(root.resolve())
         params = load_params(params_file or paths.params)
         resources = params.resources
-        workers = resources.workers if workers is None else workers
-        threads = resources.threads or max(usable_cores() // max(workers, 1), 1)
-        uri = default_tracking_uri(paths, tracking_uri)
-        return cls(paths, params, workers, _device(device or resources.device), threads, uri, fresh)
+        where = _device(device or resources.device)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has started the workers
+            workers, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        else:
+            workers = here = _workers(resources.workers, where) if workers is None else workers
+        threads = resources.threads or max(usable_cores() // max(here, 1), 1)
+        return cls(paths, params, workers, where, threads, default_tracking_uri(paths, tracking_uri), fresh)
 
     @property
     def cores(self) -> int:
@@ -115,7 +120,11 @@ class Context:
         )  # fmt: skip
 
     def say(self, message: str) -> None:
-        self.console.print(message, highlight=False)
+        """A line as it is: names of files and classes may look like markup."""
+        self.console.print(message, markup=False, emoji=False, highlight=False)
+
+    def say_skipped(self, name: str, reason: str) -> None:
+        self.console.print(Text.assemble(("skipped", "red"), f" {name}: {reason}"), highlight=False)
 
 
 def default_tracking_uri(paths: Paths, flag: str | None = None) -> str:
@@ -126,8 +135,17 @@ def default_tracking_uri(paths: Paths, flag: str | None = None) -> str:
 def _device(name: str) -> str:
     import torch
 
+    if name not in ("auto", "cpu", "cuda"):
+        raise ResourceError(f"--device {name!r}: expected auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device cuda was asked for, but torch sees no GPU; use --device cpu")
     return name
+
+
+def _workers(wanted: int, device: str) -> int:
+    import torch
+
+    alone = "RAY_ADDRESS" not in os.environ
+    return min(wanted, torch.cuda.device_count()) if device == "cuda" and alone else wanted

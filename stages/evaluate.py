@@ -65,7 +65,7 @@ def run(ctx: Context) -> None:
     error = precision_error(ctx, target, store) if ctx.params.evaluate.precision != "fp32" else None
     summary = write(ctx, scores, checked, left_out, error, tracker)
     check_failures(summary, ctx.params.evaluate.max_failed)
-    shutil.rmtree(store.folder)
+    shutil.rmtree(store.folder, ignore_errors=True)
 
 
 def planned(ctx: Context, steps: int, methods: Iterable[str], count: int) -> Plan:

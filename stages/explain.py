@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from aha_core.attribution import Explainer, contrast_maps
@@ -149,21 +148,21 @@ class Results:
             if self.request.show:
                 small = in_colour(overlay) if self._terminal.color_system else in_shades(own[0].map)
                 self._terminal.print(small, end="")
-            self.ctx.say(escape(f"{file.name}: {_line(own)} -> {self.request.out / name}_overlay.jpg"))
+            self.ctx.say(f"{file.name}: {_line(own)} -> {self.request.out / name}_overlay.jpg")
 
     def close(self, wanted: str) -> int:
         """The last contact sheet, summary.json and the list of unusable files; returns their number."""
         if len(self.done) > 1:
             self._save(self._sheet.rest())
-        out, say = self.request.out, self.ctx.say
+        out = self.request.out
         facts: dict[str, Any] = {"target": self.target, "hybrid": self.request.hybrid, "steps": self.request.steps}
         facts["class"] = wanted
         skipped = [{"file": name, "reason": reason} for name, reason in self.bad]
         files = {"contact_sheets": [page.result() for page in self._pages], "images": self.done, "skipped": skipped}
         atomic_json(out / "summary.json", facts | files)
         for name, reason in self.bad:
-            say(f"[red]skipped[/red] {escape(name)}: {escape(reason)}")
-        say(escape(f"{len(self.done)} explained, {len(self.bad)} skipped: {out}"))
+            self.ctx.say_skipped(name, reason)
+        self.ctx.say(f"{len(self.done)} explained, {len(self.bad)} skipped: {out}")
         return len(self.bad)
 
     def _save(self, pages: Iterable[tuple[int, Page]]) -> None:

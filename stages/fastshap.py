@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 from aha_core.fastshap import fastshap_loss
@@ -24,14 +23,13 @@ def run(ctx: Context) -> None:
             atomic_json(out / "fastshap.json", facts)
         ctx.say("no learned baseline: fastshap.train is false")
         return
-    done = trained(replace(ctx, params=with_start(ctx.params, None)), FASTSHAP)
-    if done is None:
-        return
-    with rebuild(ctx.paths.fastshap) as out:
-        save(ctx, done, out)
-        atomic_json(out / "fastshap.json", facts)
-        atomic_text(out / "training.csv", to_csv(done.state.curve))
-    done.tracker.log_files([ctx.paths.fastshap / "training.csv", ctx.paths.params], "training")
-    done.tracker.finish()
-    shutil.rmtree(done.storage)
+    with trained(replace(ctx, params=with_start(ctx.params, None)), FASTSHAP) as done:
+        if done is None:
+            return
+        with rebuild(ctx.paths.fastshap) as out:
+            save(ctx, done, out)
+            atomic_json(out / "fastshap.json", facts)
+            atomic_text(out / "training.csv", to_csv(done.state.curve))
+        done.tracker.log_files([ctx.paths.fastshap / "training.csv", ctx.paths.params], "training")
+        done.tracker.finish()
     ctx.say(f"trained {ctx.params.train.steps} steps, last loss {done.state.curve[-1]['loss']:.5f}")

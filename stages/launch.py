@@ -180,6 +180,9 @@ def on_ray(job: TrainingJob, workers: int, on_row: Callable[[Row], None]) -> byt
     storage.mkdir(parents=True, exist_ok=True)
     each = {"CPU": job.threads} | ({"GPU": 1} if job.device == "cuda" else {})
     with _cluster(workers, job.threads) as ray:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if "GPU" in each and gpus < workers and "RAY_ADDRESS" not in os.environ:  # a cluster may grow, a machine not
+            raise ResourceError(f"{workers} workers want a GPU each, this machine has {gpus}: --workers {max(gpus, 1)}")
         from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from aha_core.targets import Target
 from aha_core.training import TrainingState, check_divisible, new_state, training_loss
 from stages.backbone import backbone_file, with_backbone
 from stages.context import Context
-from stages.outputs import rebuild
+from stages.outputs import exclusive, rebuild
 from stages.tracking import Tracker
 from stages.training_job import Job, Recipe, fit, job_name
 
@@ -37,36 +40,38 @@ AHA = Recipe("aha", training_loss)
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the target's name, its state, its MLflow run (open), where checkpoints lie, its digest."""
+    """A finished training: the target's name, its state, its MLflow run (open), its digest."""
 
     target: str
     state: TrainingState
     tracker: Tracker
-    storage: Path
     name: str
 
 
 def run(ctx: Context) -> None:
     paths = ctx.paths
-    done = trained(ctx, AHA)
-    if done is None:
-        return
-    with rebuild(paths.explainer) as out:
-        save(ctx, done, out)
-    atomic_text(paths.plots / "training.csv", to_csv(done.state.curve))
-    atomic_json(paths.run, {"run_id": done.tracker.run_id, "digest": done.name})
-    last = done.state.curve[-1]
-    atomic_json(
-        paths.metrics / "train.json", {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
-    )
-    with ctx.console.status("logging the model to MLflow"):
-        log(done.tracker, ctx)
-    shutil.rmtree(done.storage)
+    with trained(ctx, AHA) as done:
+        if done is None:
+            return
+        with rebuild(paths.explainer) as out:
+            save(ctx, done, out)
+        atomic_text(paths.plots / "training.csv", to_csv(done.state.curve))
+        atomic_json(paths.run, {"run_id": done.tracker.run_id, "digest": done.name})
+        last = done.state.curve[-1]
+        scores = {key: round(last[key], 4) for key in ("loss", "deletion_auc", "insertion_auc")}
+        atomic_json(paths.metrics / "train.json", scores)
+        with ctx.console.status("logging the model to MLflow"):
+            log(done.tracker, ctx)
     ctx.say(f"trained {ctx.params.train.steps} steps, last loss {last['loss']:.4f}; MLflow run {done.tracker.run_id}")
 
 
-def trained(ctx: Context, recipe: Recipe) -> Trained | None:
-    """Train to the end, wherever the last attempt stopped; None on the ranks of torchrun that have nothing to write."""
+@contextmanager
+def trained(ctx: Context, recipe: Recipe) -> Iterator[Trained | None]:
+    """Train to the end, wherever the last attempt stopped; None on the ranks of torchrun that have nothing to write.
+
+    The checkpoints are removed when the block has ended well. Raises ResourceError while another process has this
+    training.
+    """
     paths, params = ctx.paths, ctx.params
     target = Target.load(paths.target)
     start = start_folder(ctx)
@@ -79,17 +84,29 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
     weights = [backbone_file(resolved), start / WEIGHTS if start else None]
     name = job_name(params, recipe, paths.data, paths.target, [file for file in weights if file])
     storage = paths.state / "training" / name
-    if ctx.fresh:
-        shutil.rmtree(storage, ignore_errors=True)
     job = Job(resolved, recipe.loss, str(paths.data), str(paths.target), str(storage), ctx.device, ctx.threads)
-    if dist.is_torchelastic_launched() and dist_rank() != 0:
+    if dist.is_torchelastic_launched() and int(os.environ["RANK"]) != 0:
         fit(job, 0, lambda row: None, lambda step: None)
-        return None
+        yield None
+        return
+    with exclusive(storage.with_name(f"{name}.lock"), "this training"):
+        if ctx.fresh and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            shutil.rmtree(storage, ignore_errors=True)
+        final, tracker = followed(ctx, job, f"{recipe.name}-{name}")
+        state = new_state(with_start(resolved, None), target, torch.device("cpu"))
+        state.load_bytes(final)
+        yield Trained(target.name, state, tracker, name)
+        shutil.rmtree(storage)
+
+
+def followed(ctx: Context, job: Job, title: str) -> tuple[bytes, Tracker]:
+    """Final state and MLflow run of a training, whose rows go to MLflow and to a bar."""
+    storage = Path(job.storage)
     if any(storage.glob("**/*.pt")):
-        ctx.say(f"continuing the run in {storage.relative_to(paths.state)} (--fresh starts anew)")
-    tracker = open_run(ctx, storage, f"{recipe.name}-{name}")
+        ctx.say(f"continuing the run in {storage.relative_to(ctx.paths.state)} (--fresh starts anew)")
+    tracker = open_run(ctx, storage, title)
     with ctx.bar() as bar:
-        task = bar.add_task("train", total=params.train.steps)
+        task = bar.add_task("train", total=job.params.train.steps)
 
         def on_row(row: Row) -> None:
             tracker.log_row(row)
@@ -101,9 +118,7 @@ def trained(ctx: Context, recipe: Recipe) -> Trained | None:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     assert final is not None
-    state = new_state(with_start(resolved, None), target, torch.device("cpu"))
-    state.load_bytes(final)
-    return Trained(target.name, state, tracker, storage, name)
+    return final, tracker
 
 
 def start_folder(ctx: Context) -> Path | None:
@@ -141,12 +156,6 @@ def log(tracker: Tracker, ctx: Context) -> None:
     tracker.log_model(paths.explainer, paths.target, ctx.params.data.image_size, REQUIREMENTS)
     tracker.log_files([paths.plots / "training.csv", paths.params], "training")
     tracker.finish()
-
-
-def dist_rank() -> int:
-    import os
-
-    return int(os.environ["RANK"])
 
 
 def open_run(ctx: Context, storage: Path, name: str) -> Tracker:

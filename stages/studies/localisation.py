@@ -86,7 +86,7 @@ def run(
     if not seen:
         raise DataError(f"no readable image below {folder} has an object inside it; correct the masks or boxes")
     for name, reason in bad:
-        ctx.say(f"[red]skipped[/red] {escape(name)}: {escape(reason)}")
+        ctx.say_skipped(name, reason)
     table = summary(ctx, pd.DataFrame(rows))
     save_csv(table, out / "localisation.csv")
     save_figure(to_png(localisation_figure(table[table.images_of == "all"])), out / "localisation.png")

@@ -29,9 +29,10 @@ for command in json.loads(sys.argv[1]):
 
 def call(cwd: Path, *command: str, expected: int = 0, **environment: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}  # MLflow sets it here
     done = subprocess.run(
         command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {"PATH": path} | environment,
+        env=own | {"PATH": path} | environment,
     )  # fmt: skip
     assert done.returncode == expected, f"{command} ended with {done.returncode}\n{done.stdout[-4000:]}"
     return done.stdout
@@ -74,6 +75,7 @@ def test_every_stage_left_its_outputs_and_git_stays_clean(checkout):
 
 def test_second_repro_runs_nothing(checkout):
     assert "up to date" in call(checkout, "dvc", "repro")
+    assert "'nosuch' not found" in call(checkout, "aha", "run", "nosuch", expected=1)
 
 
 def test_dvc_shows_few_numbers_every_plot_and_the_dag(checkout):

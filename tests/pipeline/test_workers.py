@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -142,6 +143,12 @@ def test_a_failing_worker_is_reported_and_its_rows_are_kept(evaluation, monkeypa
         evaluate.run(ctx)
     (store,) = (evaluation / ".aha/evaluation").iterdir()
     assert len(list(store.glob("*.0000002.*.npz"))) == 2 * 7  # rank 1 scored the second chunk before it died
+
+
+def test_more_workers_than_gpus_are_refused_and_not_waited_for(tmp_path):
+    job = SimpleNamespace(storage=str(tmp_path), device="cuda", threads=1)
+    with pytest.raises(ResourceError, match=r"99 workers want a GPU each, this machine has \d+: --workers \d+"):
+        launch.on_ray(job, 99, print)
 
 
 def test_spread_raises_the_workers_own_error(tmp_path):

@@ -91,13 +91,13 @@ def test_values_are_those_of_the_explainer_and_the_metric(ctx):
 def test_an_unreadable_image_is_listed_and_the_rest_goes_on(ctx, monkeypatch):
     root, said = ctx.paths.root, []
     (root / "photos/1.png").write_bytes(b"no picture")
-    monkeypatch.setattr(Context, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Context, "say_skipped", lambda self, name, reason: said.append((name, reason)))
     explainer = Explainer.load(ctx.paths.explainer, ctx.paths.target, ctx.params.refine)
     objects = MaskFolder(root / "masks/photos", void=255)
     localisation.run(ctx, root / "study", root / "photos", objects, explainer, None, 0, ())  # and without a baseline
     table = pd.read_csv(root / "study/localisation.csv")
     assert table.method.tolist() == ["aha_t0"] and table.images.tolist() == [4] and table.difference.isna().all()
-    assert [text for text in said if "skipped" in text and "1.png" in text]
+    assert said == [(str(root / "photos/1.png"), "not an image that can be read")]
 
 
 def test_boxes_and_fewer_images(ctx):

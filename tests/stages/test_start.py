@@ -1,11 +1,12 @@
 """The stage `train` with `train.start`: from another explainer's weights."""
 
+import os
 from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file
 
-from aha_core.errors import AttributionError, ConfigError
+from aha_core.errors import AttributionError, ConfigError, ResourceError
 from stages import fastshap, train
 from stages.context import Context
 from tests.stages.conftest import untrained_explainer
@@ -34,6 +35,23 @@ def test_training_goes_on_from_the_weights(ctx, workspace, monkeypatch):
     assert all(value.allclose(last[name], atol=1e-6) for name, value in first.items())
     untrained_explainer(ctx)  # of the seed
     assert not all(value.allclose(last[name], atol=1e-3) for name, value in weights_of(ctx.paths.explainer).items())
+
+
+def test_the_same_training_does_not_run_twice_at_once(ctx, monkeypatch):
+    monkeypatch.setattr(train, "Tracker", Quiet)
+    monkeypatch.setattr(train, "log", lambda tracker, ctx: None)
+    fit = train.fit
+
+    def while_another_starts(*arguments):
+        with pytest.raises(ResourceError, match=f"this training runs already, in process {os.getpid()}; wait for it"):
+            train.run(replace(ctx, fresh=True))
+        return fit(*arguments)
+
+    monkeypatch.setattr(train, "fit", while_another_starts)
+    train.run(ctx)
+    assert list((ctx.paths.state / "training").iterdir()) == []
+    monkeypatch.setattr(train, "fit", fit)
+    train.run(ctx)
 
 
 def test_other_weights_are_another_run(ctx, workspace, monkeypatch):

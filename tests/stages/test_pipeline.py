@@ -1,0 +1,46 @@
+"""`aha run`: what it starts ends with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stages import pipeline
+
+STAGE = "import signal, time; signal.signal(signal.SIGINT, {how}); print('on', flush=True); time.sleep(600)"
+DVC = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does while a stage runs
+sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode != 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["signal.default_int_handler", "signal.SIG_IGN"])
+def test_the_stage_ends_with_dvc(monkeypatch, how):
+    monkeypatch.setattr(pipeline, "GRACE", 3)
+    command = [sys.executable, "-c", DVC, STAGE.format(how=how)]
+    running = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with running.stdout as stream:
+        assert stream.readline() == b"on\n"
+        pipeline.end(running)
+        assert stream.read() == b"", "the pipe ends when nobody has it any more"
+    assert running.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        while True:  # until init has taken the stage
+            os.killpg(running.pid, 0)
+            time.sleep(0.01)
+
+
+def test_interruption_ends_dvc_and_is_no_error_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(self, timeout=None):
+        monkeypatch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+        return self.wait(timeout)
+
+    monkeypatch.setattr(pipeline.subprocess.Popen, "wait", interrupted)
+    assert pipeline.repro(None, force=False) == 130
