@@ -12,32 +12,41 @@ from typing import Any
 
 from aha_core.errors import ResourceError
 
+NOT_WRITABLE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
 
 @contextmanager
 def atomic_path(goal: Path) -> Iterator[Path]:
     """Yield a temporary path in the goal's folder; rename it to the goal on success, remove it on failure.
 
-    Raises ResourceError when the disk is full.
+    Raises ResourceError when the disk is full, or nothing can be written there.
     """
-    goal.parent.mkdir(parents=True, exist_ok=True)
     temporary = goal.with_name(f".{goal.name}.{os.getpid()}.tmp{goal.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, goal)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        if goal.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(goal))
+        try:
+            yield temporary
+            os.replace(temporary, goal)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
                 f"no space left while writing {goal.name}; free some (`dvc gc -w` drops unused cached outputs) "
                 "and run the same command again"
             ) from error
+        own = error.filename is not None and Path(error.filename) in (temporary, goal, *goal.parents)
+        if own and error.errno in NOT_WRITABLE:
+            raise ResourceError(f"cannot write {goal}: {error.strerror}; choose another place") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def atomic_text(goal: Path, text: str) -> None:
+    """As UTF-8; bytes of a file name that are of no encoding become escapes, which JSON reads back."""
     with atomic_path(goal) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def atomic_json(goal: Path, value: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from aha_core.classifiers.build import create_model
+from aha_core.classifiers.build import create_model, known_name
 from aha_core.classifiers.patches import project_patches
 from aha_core.data.labels import imagenet_class_names
 from aha_core.errors import AttributionError, TargetError
@@ -79,7 +79,11 @@ def pretrained_target(name: str) -> Target:
 
 
 def pretrained_facts(name: str) -> tuple[int, int]:
-    """Side of the input in pixels and number of classes of timm's weights of that name."""
+    """Side of the input in pixels and number of classes of timm's weights of that name.
+
+    Raises TargetError when timm has no such weights.
+    """
+    known_name(name, "--target")
     config: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     return int(config.input_size[-1]), int(config.num_classes)
 

@@ -15,7 +15,7 @@ from aha_core.data.decode import bombs_are_errors, image_extensions
 from aha_core.errors import AhaError
 
 T = TypeVar("T")
-_LONGEST_NAME = 100  # characters: file systems allow 255 bytes with all endings
+_LONGEST_NAME = 150  # bytes: file systems allow 255 with all endings
 
 
 @dataclass
@@ -85,7 +85,7 @@ def output_names(files: Iterable[Path], out: Path, endings: Iterable[str]) -> li
     taken = {"summary"}
     names = []
     for file in files:
-        plain = re.sub(r"[^\w.-]+", "_", file.stem).strip("._ ")[:_LONGEST_NAME] or "image"
+        plain = _shortened(re.sub(r"[^\w.-]+", "_", file.stem).strip("._ ")) or "image"
         name, number = plain, 1
         while name.casefold() in taken or any(
             str((out / f"{name}{ending}").resolve()).casefold() in inputs for ending in endings
@@ -95,6 +95,11 @@ def output_names(files: Iterable[Path], out: Path, endings: Iterable[str]) -> li
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _shortened(name: str) -> str:
+    """Its first whole characters, as UTF-8."""
+    return name.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def read_ahead(files: Iterable[T], read: Callable[[T], object], ahead: int, threads: int) -> Iterator[tuple[T, object]]:

@@ -80,7 +80,7 @@ def compose(ctx: Context, results: Results, pictures: list[ReportFigure]) -> Rep
             "Target accuracy": f"{accuracy['top1']:.1%} top-1 on {accuracy['images']} test images",
             "Explained class": results.role.replace("_", " "),
             "Training": f"{params.train.steps} steps of {params.train.batch_size} images, {params.ranking.method}",
-            "Masked passes per training image": str(2 * params.objective.fractions),
+            "Masked passes per training image": str(params.objective.masked_passes),
             "Refinement": f"{params.refine.steps} steps, {len(params.refine.references)} references, "
             f"{2 * params.refine.fractions * len(params.refine.references)} masked passes each",
             "Throughput": throughput(ctx) or "not measured; `aha bench explain`, then `aha report`",

@@ -58,11 +58,17 @@ def create_model(
 
 
 def known_name(name: str, section: str) -> None:
-    """Raises TargetError with near names when timm has no such model."""
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
-        raise TargetError(f"{section}.name = {name!r} is not a timm model{hint}")
+    """Raises TargetError with near names when timm has no such model, or no weights of that tag."""
+    try:
+        if timm.is_model(name.split(".")[0]):
+            timm.get_pretrained_cfg(name)
+            return
+        what = "is not a timm model"
+    except RuntimeError:
+        what = "has a tag that timm does not know"
+    near = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
+    raise TargetError(f"{section if section.startswith('--') else f'{section}.name'} = {name!r} {what}{hint}")
 
 
 def _has_classes(name: str, num_classes: int, section: str) -> None:

@@ -60,6 +60,12 @@ class ObjectiveConfig(Section):
     smoothness: Annotated[float, Field(ge=0)] = Field(description="weight of the smoothness penalty")
     smoothness_kernel: Annotated[int, Field(ge=3)] = Field(description="side of the penalty's box mean, pixels, odd")
 
+    @property
+    def masked_passes(self) -> int:
+        """Masked images that the target scores for an image of a step; the ends of a grid need none."""
+        inside = self.fractions - 2 * (self.sampling == "grid")
+        return 2 * inside * (len(self.classes) if self.classes_per_image == "all" else 1)
+
     @model_validator(mode="after")
     def _inner_points(self) -> ObjectiveConfig:
         if self.sampling == "grid" and self.fractions < 3:

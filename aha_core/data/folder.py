@@ -102,6 +102,9 @@ def verify(root: Path, names: list[str], threads: int, progress: Progress) -> li
     """Decode every file in full; a row (split and label still open) or the reason why it cannot be read."""
 
     def check(name: str) -> Row | Skipped:
+        shown = name.encode(errors="replace").decode()
+        if shown != name:  # the name's bytes are of another encoding, which no index or page can hold
+            return Skipped(shown, "the file's name is not UTF-8; rename it")
         try:
             data = (root / name).read_bytes()
             width, height = decode(data, name).size

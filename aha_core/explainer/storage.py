@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from aha_core.config import DptConfig, ExplainerConfig, PerturbationConfig, RankingConfig, parse_explainer
 from aha_core.errors import AttributionError
@@ -64,14 +66,14 @@ def load_explainer(folder: Path, target: Target) -> tuple[ExplainerNetwork, Trai
     """Read what `save_explainer` wrote.
 
     Raises:
-        AttributionError: files are missing or of another version, the weights were trained for another target's
-            features, or the backbone has other weights than in training.
+        AttributionError: files are missing, unreadable or of another version, the weights were trained for another
+            target's features, or the backbone has other weights than in training.
         TargetError: the backbone cannot be had.
     """
     training, facts = read_facts(folder)
     network = build_explainer(training.explainer, target, _backbone(folder, training, facts))
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(_weights(folder))
     except RuntimeError as error:
         raise AttributionError(
             f"the explainer in {folder} was trained for {training.target}, not for {target.name}: {error}"
@@ -150,12 +152,20 @@ def start_from(folder: Path, network: ExplainerNetwork, config: ExplainerConfig)
     if isinstance(network, DptExplainer) and network.backbone.digest() != facts.get("backbone_sha256"):
         raise AttributionError(f"train.start: the explainer in {folder} was trained on a backbone with other weights")
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(_weights(folder))
     except RuntimeError as error:
         raise AttributionError(
             f"train.start: the explainer in {folder} was trained for {facts['target']}, whose features have other "
             f"shapes: {error}"
         ) from error
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise AttributionError(f"{file} is missing or unreadable ({error}); run `aha train` again") from error
 
 
 def _backbone(folder: Path, training: Training, facts: dict[str, Any]) -> Backbone | None:

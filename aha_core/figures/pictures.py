@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aha_core.figures.overlay import overlay
 from aha_core.figures.style import AHA_COLOUR, INK, MUTED, is_aha, method_label, new_figure, picture
 
 Images = Sequence[UInt8[np.ndarray, "H W 3"]]
-Maps = Sequence[Float[np.ndarray, "H W"]]
+Map = Float[np.ndarray, "H W"]
+Maps = Sequence[Map | None]  # None where a method has no map of an image
 _CELL = 1.25  # inches
 
 
@@ -21,15 +23,15 @@ def gallery_figure(images: Images, maps: Mapping[str, Maps], titles: Sequence[st
 
     Args:
         images: RGB.
-        maps: method to one map per image.
+        maps: method to one map per image, None where it has none.
         titles: one per image, for instance the explained class.
     """
     figure = new_figure(_CELL * (1 + len(maps)) + 0.1, (_CELL + 0.16) * len(images) + 0.3)
     grid = figure.subplots(len(images), 1 + len(maps), squeeze=False)
     for row, image in enumerate(images):
-        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7.5, color=INK, labelpad=2)
+        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7.5, color=INK, labelpad=2, parse_math=False)
         for column, of_method in enumerate(maps.values(), start=1):
-            picture(grid[row, column], overlay(image, of_method[row]))
+            _map(grid[row, column], image, of_method[row])
     grid[0, 0].set_title("image", fontsize=8.5, color=MUTED)
     for column, method in enumerate(maps, start=1):
         _head(grid[0, column], method, size=8.5)
@@ -38,14 +40,14 @@ def gallery_figure(images: Images, maps: Mapping[str, Maps], titles: Sequence[st
 
 
 def strip_figure(
-    images: Images, maps_by_step: Sequence[Maps], scores: Float[np.ndarray, "n T"] | Sequence[Sequence[float]]
+    images: Images, maps_by_step: Sequence[Maps], scores: Float[np.ndarray, "n T"] | Sequence[Sequence[float | None]]
 ) -> Figure:
     """One row per image: the image, then its map after 0 to T refinement steps with its SRG below.
 
     Args:
         images: n RGB images.
         maps_by_step: n sequences of T + 1 maps.
-        scores: SRG of each of these maps.
+        scores: SRG of each of these maps, None where it has none.
     """
     columns = 1 + len(maps_by_step[0])
     figure = new_figure(_CELL * columns + 0.1, (_CELL + 0.2) * len(images) + 0.3)
@@ -53,8 +55,9 @@ def strip_figure(
     for row, image in enumerate(images):
         picture(grid[row, 0], image)
         for column, scores_map in enumerate(maps_by_step[row], start=1):
-            axes = picture(grid[row, column], overlay(image, scores_map))
-            axes.set_xlabel(f"SRG {scores[row][column - 1]:+.2f}", fontsize=7.5, color=INK, labelpad=2)
+            score = scores[row][column - 1]
+            axes = _map(grid[row, column], image, None if score is None else scores_map)
+            axes.set_xlabel("" if score is None else f"SRG {score:+.2f}", fontsize=7.5, color=INK, labelpad=2)
     grid[0, 0].set_title("image", fontsize=8.5, color=MUTED)
     for column in range(1, columns):
         grid[0, column].set_title(f"T = {column - 1}", fontsize=8.5, color=AHA_COLOUR, fontweight="bold")
@@ -95,7 +98,7 @@ def hero_figure(images: Images, maps: Mapping[str, Maps], names: Sequence[str], 
 
     Args:
         images: about eight RGB images.
-        maps: method to one map per image; a few methods, AHA among them.
+        maps: method to one map per image, None where it has none; a few methods, AHA among them.
         names: one per image.
         srg: mean SRG by method.
 
@@ -109,9 +112,9 @@ def hero_figure(images: Images, maps: Mapping[str, Maps], names: Sequence[str], 
         1 + len(maps), 1 + len(images), squeeze=False, width_ratios=[label_share * width, *[cell] * len(images)]
     )
     for column, (image, name) in enumerate(zip(images, names, strict=True), start=1):
-        picture(grid[0, column], image).set_title(name, fontsize=8.5, color=INK, pad=4)
+        picture(grid[0, column], image).set_title(name, fontsize=8.5, color=INK, pad=4, parse_math=False)
         for row, of_method in enumerate(maps.values(), start=1):
-            picture(grid[row, column], overlay(image, of_method[column - 1]))
+            _map(grid[row, column], image, of_method[column - 1])
     for row in range(1 + len(maps)):
         grid[row, 0].set_axis_off()
     for row, method in enumerate(maps, start=1):
@@ -124,6 +127,14 @@ def hero_figure(images: Images, maps: Mapping[str, Maps], names: Sequence[str], 
         grid[row, 0].text(0.97, lift, f"SRG {srg[method]:+.2f}", fontsize=8.5, color=colour if ours else MUTED, **style)
     _tight(figure)
     return figure
+
+
+def _map(axes: Axes, image: UInt8[np.ndarray, "H W 3"], scores: Map | None) -> Axes:
+    """The image under a map; an empty picture that says so where the method has none."""
+    if scores is not None:
+        return picture(axes, overlay(image, scores))
+    axes.text(0.5, 0.5, "not scored", fontsize=7.5, color=MUTED, ha="center", va="center", transform=axes.transAxes)
+    return picture(axes, np.full_like(image, 255))
 
 
 def _head(axes: object, method: str, size: float) -> None:

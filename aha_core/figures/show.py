@@ -50,7 +50,7 @@ def show(
     for row, image in enumerate(to_uint8(images)):
         left = picture(grid[row, 0], image)
         if titles is not None:
-            left.set_xlabel(titles[row], fontsize=8.5, color=INK, labelpad=2)
+            left.set_xlabel(titles[row], fontsize=8.5, color=INK, labelpad=2, parse_math=False)
         picture(grid[row, 1], over(image, scores[row, 0]))
     for column, head in enumerate(("image", "contrast" if contrast else "map")):
         grid[0, column].set_title(head, fontsize=8.5, color=MUTED)

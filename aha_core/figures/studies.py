@@ -179,7 +179,7 @@ def marker_strip_figure(
     figure = new_figure(_CELL * (1 + len(steps)) + 0.1, (_CELL + 0.24) * len(images) + 0.3)
     grid = figure.subplots(len(images), 1 + len(steps), squeeze=False)
     for row, image in enumerate(images):
-        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7, color=INK, labelpad=2)
+        picture(grid[row, 0], image).set_xlabel(titles[row], fontsize=7, color=INK, labelpad=2, parse_math=False)
         rows, columns = (np.flatnonzero(masks[row].any(axis=axis)) for axis in (1, 0))
         corner, width, height = (columns[0] - 0.5, rows[0] - 0.5), len(columns), len(rows)
         for column, one in enumerate(maps[row], start=1):

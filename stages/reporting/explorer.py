@@ -34,7 +34,8 @@ def explorer(results: Results) -> Explorer | None:
     for place, index in enumerate(results.places[:IMAGES]):
         curves = {m: {name: results.curve_of(m, name, index) for name in names} for m in methods}
         found = {m: {n: c for n, c in own.items() if c is not None} for m, own in curves.items()}
-        if not names or any(len(own) < len(names) for own in found.values()):
+        maps = {m: one for m in methods if (one := results.gallery[m][place]) is not None}
+        if not names or len(maps) < len(methods) or any(len(own) < len(names) for own in found.values()):
             continue
         x = in_unit_range(results.images[place])
         images.append(
@@ -42,10 +43,7 @@ def explorer(results: Results) -> Explorer | None:
                 title=f"{place + 1}: {results.titles[place]}",
                 image=png(results.images[place]),
                 references={n: png(pixels_of(reference_images(x, n, results.perturbation)[0])) for n in names},
-                maps=tuple(
-                    ExplorerMap(m, png(rank_levels(results.gallery[m][place], index)), rounded(found[m]))
-                    for m in methods
-                ),
+                maps=tuple(ExplorerMap(m, png(rank_levels(one, index)), rounded(found[m])) for m, one in maps.items()),
             )
         )
     fractions = next(iter(results.curves[results.references[0]].values()))[0]

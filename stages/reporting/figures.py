@@ -54,7 +54,7 @@ def draw(ctx: Context, results: Results) -> list[ReportFigure]:
     drawn: dict[str, Callable[[], Figure]] = {
         "hero": lambda: hero(results, srg),
         "gallery": lambda: figures.gallery_figure(
-            results.images, {method: list(results.gallery[method]) for method in shown}, results.titles
+            results.images, {method: results.gallery[method] for method in shown}, results.titles
         ),
         "refinement": lambda: strip(results, ctx.params.report.strip),
         "srg-by-step": lambda: figures.srg_by_step_figure(read_csv(plots / "refinement.csv"), baselines),
@@ -101,7 +101,7 @@ def strip(results: Results, count: int) -> Figure:
     return figures.strip_figure(
         [results.images[place] for place in places],
         [[results.gallery[f"{OURS}{step}"][place] for step in steps] for place in places],
-        [[float(scores[f"{OURS}{step}", results.places[place]]) for step in steps] for place in places],
+        [[scores.get((f"{OURS}{step}", results.places[place])) for step in steps] for place in places],
     )
 
 
@@ -119,7 +119,9 @@ def cost(ctx: Context, results: Results, srg: dict[str, float]) -> Figure:
 def masks(results: Results) -> Figure:
     """Soft deletion masks of the gallery's first image, of the last refinement step's map."""
     image, (_, last) = results.images[0], headline(results.scores)
-    x, scores = in_unit_range(image), torch.from_numpy(results.gallery[last][0])[None, None]
+    own = results.gallery[last][0]
+    assert own is not None  # all of AHA's maps are there
+    x, scores = in_unit_range(image), torch.from_numpy(own)[None, None]
     filling, config = reference_images(x, "mean", results.perturbation), results.ranking
     rows = {}
     for grid in MASK_GRIDS:
@@ -129,7 +131,7 @@ def masks(results: Results) -> Figure:
         large = upsample_masks(soft, grid, (x.shape[2], x.shape[3]))
         left = remove(x, large, filling)
         rows[grid] = [(mask[0, 0].numpy(), pixels_of(one[0])) for mask, one in zip(large, left, strict=True)]
-    return figures.soft_masks_figure(figures.overlay(image, results.gallery[last][0]), MASK_FRACTIONS, rows)
+    return figures.soft_masks_figure(figures.overlay(image, own), MASK_FRACTIONS, rows)
 
 
 def ranks(summary: dict[str, Any]) -> Figure:

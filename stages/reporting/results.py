@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 
 from aha_core.config import EvaluationReference, PerturbationConfig, RankingConfig
 from aha_core.data.dataset import PreparedImages
@@ -28,7 +28,7 @@ class Results:
     """The first class role's results.
 
     curves: reference to method to curves of each image; rows: all roles' rows of scores; places: of the gallery's
-    images in the test split; gallery: method to their maps.
+    images in the test split; gallery: method to their maps, None for images that a slow method was not asked for.
     """
 
     role: str
@@ -38,7 +38,7 @@ class Results:
     curves: dict[str, dict[str, Curve]]
     other_curves: dict[str, dict[str, dict[str, Curve]]]
     places: list[int]
-    gallery: dict[str, Float[np.ndarray, "n H W"]]
+    gallery: dict[str, list[Float[np.ndarray, "H W"] | None]]
     images: list[UInt8[np.ndarray, "H W 3"]]
     titles: list[str]
     names: list[str]
@@ -91,7 +91,7 @@ def load(ctx: Context) -> Results:
         known = rows[rows["role"] == role].drop_duplicates("index").set_index("index")
         places = [int(index) for index in stored["places"][:count]]
         shown = [place for place, index in enumerate(places) if index in known.index]  # not where every method failed
-        gallery = {name: stored[f"{role}/{name}"][shown].astype(np.float32) for name in summary["scores"][role]}
+        gallery = {name: maps_at(stored[f"{role}/{name}"], shown) for name in summary["scores"][role]}
     every: dict[str, dict[str, dict[str, Curve]]] = {
         one: read_curves(ctx, one, list(summary["scores"][one])) for one in config.classes
     }
@@ -115,6 +115,11 @@ def load(ctx: Context) -> Results:
         ranking=ctx.params.ranking,
         perturbation=ctx.params.perturbation,
     )
+
+
+def maps_at(maps: Float16[np.ndarray, "n H W"], places: list[int]) -> list[Float[np.ndarray, "H W"] | None]:
+    """One for each place; None beyond the last map, since slow methods have the first images only."""
+    return [maps[place].astype(np.float32) if place < len(maps) else None for place in places]
 
 
 def read_curves(ctx: Context, role: str, methods: list[str]) -> dict[str, dict[str, Curve]]:

@@ -27,9 +27,10 @@ def reported(prepared_workspace, tmp_path_factory) -> Context:
     root = tmp_path_factory.mktemp("reported") / "w"
     shutil.copytree(prepared_workspace, root)
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["evaluate"] |= {"methods": ["random", "centre", "grad_cam"], "measures": ["mas"]}
+    params["evaluate"] |= {"methods": ["random", "centre", "grad_cam", "occlusion"], "measures": ["mas"]}
+    params["evaluate"]["slow"] = {"methods": ["occlusion"], "measures": [], "images": 2}  # fewer than the gallery
     params["evaluate"]["checks"]["methods"] = ["aha"]
-    params["resources"] |= {"threads": 1}
+    params["resources"] |= {"threads": 1, "batch_size": 2}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     ctx = Context.create(root, device="cpu")
     untrained_explainer(ctx)

@@ -1,4 +1,5 @@
 import errno
+import json
 
 import numpy as np
 import pytest
@@ -26,6 +27,24 @@ def test_full_disk_names_the_remedy(tmp_path):
     ):
         raise OSError(errno.ENOSPC, "no space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ResourceError, match=r"cannot write .*folder: Is a directory; choose another place"):
+        atomic_json(tmp_path / "folder", {})
+    atomic_json(tmp_path / "file", {})
+    for goal in ("file/a.json", "file/b/a.json", "n" * 260):
+        with pytest.raises(ResourceError, match=r"cannot write .*; choose another place"):
+            atomic_json(tmp_path / goal, {})
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a.bin"):  # of another file
+        raise PermissionError(errno.EACCES, "denied", "elsewhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_file_names_of_another_encoding_survive_json(tmp_path):
+    atomic_json(tmp_path / "a.json", {"file": "caf\udce9 é"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": "caf\udce9 é"}
 
 
 def test_array_writer_appends_pieces(tmp_path):

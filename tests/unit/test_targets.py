@@ -116,6 +116,8 @@ def test_load_without_a_target_names_the_command(tmp_path):
 def test_unknown_name_suggests_near_ones():
     with pytest.raises(TargetError, match=r"'resnet8' is not a timm model; did you mean .*resnet"):
         create_model("resnet8", 10, 64)
+    with pytest.raises(TargetError, match=r"target.name = 'resnet18.nosuch' has a tag .*; did you mean resnet18"):
+        create_model("resnet18.nosuch", 10, 64)
 
 
 def test_pretrained_without_a_network_says_what_to_do_instead(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -87,6 +88,13 @@ def test_a_few_unreadable_files_are_listed_and_skipped(class_folders, tmp_path):
     manifest = prepare_folder(data_config(class_folders), 1, tmp_path / "out")
     assert [one["name"] for one in manifest["skipped"]] == ["cat/broken.jpg"]
     assert manifest["skipped"][0]["reason"]
+    assert sum(manifest["images"].values()) == 16
+
+
+def test_names_of_another_encoding_are_skipped(class_folders, tmp_path):
+    (class_folders / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes((class_folders / "cat/0.png").read_bytes())
+    manifest = prepare_folder(data_config(class_folders), 1, tmp_path / "out")
+    assert manifest["skipped"] == [{"name": "cat/caf?.png", "reason": "the file's name is not UTF-8; rename it"}]
     assert sum(manifest["images"].values()) == 16
 
 

@@ -10,7 +10,7 @@ from aha_core.errors import AttributionError
 from aha_core.explainer import build_explainer
 from aha_core.explainer.decoder import UpBlock
 from aha_core.explainer.model import explain, logit_lens
-from aha_core.explainer.storage import Training, save_explainer
+from aha_core.explainer.storage import WEIGHTS, Training, save_explainer
 from aha_core.masked_passes import MaskedPasses
 from aha_core.objective import generator, removal_masks
 from aha_core.perturbation import upsample_masks
@@ -99,6 +99,9 @@ def test_saved_and_loaded_explainer_gives_the_same_maps(tmp_path):
     assert torch.equal(loaded.attribute(images()), explainer.attribute(images()))
     with pytest.raises(AttributionError, match="trained for vit_convstem_mini, not for resnet18"):
         Explainer.load(tmp_path, make_target("resnet18"))
+    (tmp_path / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(AttributionError, match=r"safetensors is missing or unreadable .*; run `aha train` again"):
+        Explainer.load(tmp_path, target)
     with pytest.raises(AttributionError, match="run `aha train`"):
         Explainer.load(tmp_path / "none", target)
 

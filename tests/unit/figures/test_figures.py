@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
 from aha_core.figures import (
@@ -108,6 +109,23 @@ def test_gallery(images):
     assert figure.axes[3].get_xlabel() == "<dog>"
     np.testing.assert_array_equal(figure.axes[0].get_images()[0].get_array(), images[0])
     assert size(to_png(figure))[1] > 10
+
+
+def test_names_are_text_and_no_formula(images):
+    names = ["$10_bill_$ 0.25", "$x", "$$"]
+    for figure in (
+        gallery_figure(images, {"rise": maps()}, names),
+        hero_figure(images, {"rise": maps()}, names, {"rise": 0}),
+    ):
+        to_png(figure)
+        assert [text.get_text() for text in figure.findobj(Text) if "$" in text.get_text()] == names
+
+
+def test_an_image_without_a_map_says_so(images):
+    figure = gallery_figure(images, {"rise": [*maps()[:1], None, None]}, ["cat", "dog", "emu"])
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["not scored"] * 2
+    figure = strip_figure(images[:1], [maps(2)], [[0.1, None]])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "SRG +0.10", ""]
 
 
 def test_strip(images):
