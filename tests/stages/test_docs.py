@@ -33,8 +33,8 @@ RESULTS = ROOT / "docs/results"
 
 
 def decimals(value: float) -> str:
-    """.017, as the pages write it."""
-    return f"{value:.3f}".lstrip("0")
+    """.017 or −.017, as the pages write it."""
+    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
 
 
 def bench_table() -> str:
@@ -285,6 +285,16 @@ def test_what_the_pages_say_of_ten_steps_is_committed():
         page = " ".join((ROOT / file).read_text().split())
         assert said.format(*(f"{show(one.srg)} [{show(one.low)}, {show(one.high)}]" for one in (two, three))) in page
     assert two.low > rise.high and two.passes < rise.passes / 10
+    results, greedy = " ".join((ROOT / "docs/results.md").read_text().split()), table[table.method == "greedy"].iloc[0]
+    first, once = (table[(table.setting == "S = 2") & (table.steps == steps)].iloc[0] for steps in (1, 0))
+    two, first, once = (
+        f"{decimals(one.minus_rise)} [{decimals(one.minus_rise_low)}, {decimals(one.minus_rise_high)}]"
+        for one in (two, first, once)
+    )
+    assert f"364 passes are {two} above RISE with 4,000 masks ({decimals(rise.srg)})" in results
+    assert f"one step with 40 passes is {first} above it, and one pass level with it ({once})" in results
+    own = f"{decimals(greedy.srg)} [{decimals(greedy.low)}, {decimals(greedy.high)}] with its {greedy.passes:,} passes"
+    assert own in results
 
 
 def test_the_results_say_what_speaks_against_mobilenetv2s_explainer():
@@ -341,10 +351,7 @@ def test_what_a_later_training_changed_is_committed(profile, file, after, before
     table = pd.read_csv(RESULTS / profile / file)
     assert len(table) == 300
     gap = paired_difference(table[after].to_numpy(), table[before].to_numpy(), 2000, 42)
-    assert (
-        sentence.format(*(decimals(one).replace("-0", "-").replace("-", "−") for one in (gap.mean, gap.low, gap.high)))
-        in page
-    )
+    assert sentence.format(*map(decimals, (gap.mean, gap.low, gap.high))) in page
     found = json.loads((RESULTS / profile / "evaluation.json").read_text())
     scores = found["scores"]["predicted"]
     assert scores["aha_t0"]["srg"]["mean"] == pytest.approx(table[after].mean(), abs=2e-3)  # of several runs
