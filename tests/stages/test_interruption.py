@@ -1,7 +1,6 @@
 """`aha run`: what it starts ends with it."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -38,9 +37,11 @@ def test_interruption_ends_dvc_and_is_no_error_of_the_user(monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
 
     def interrupted(self, timeout=None):
+        started.append(self)
         monkeypatch.undo()
-        os.kill(os.getpid(), signal.SIGINT)
-        return self.wait(timeout)
+        raise KeyboardInterrupt
 
+    started = []
     monkeypatch.setattr(pipeline.subprocess.Popen, "wait", interrupted)
     assert pipeline.repro(None, force=False) == 130
+    assert started[0].poll() is not None, "DVC has ended"
