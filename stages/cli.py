@@ -250,7 +250,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Exit code of a command; errors that a user can fix become one message, termination counts as Ctrl-C."""
+    """Exit code of a command; errors that a user can fix become one message, termination counts as Ctrl-C.
+
+    So does a closed terminal, unless it is to be ignored (nohup): what `aha run` starts has a session of its own.
+    """
     import signal
 
     from aha_core.allocator import keep_freed_memory
@@ -258,6 +261,8 @@ def _guarded(arguments: list[str]) -> int:
 
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         app(arguments, prog_name="aha")
     except SystemExit as stop:  # how Typer ends: 2 for wrong usage, 130 for Ctrl-C

@@ -45,3 +45,16 @@ def test_interruption_ends_dvc_and_is_no_error_of_the_user(monkeypatch, tmp_path
     monkeypatch.setattr(pipeline.subprocess.Popen, "wait", interrupted)
     assert pipeline.repro(None, force=False) == 130
     assert started[0].poll() is not None, "DVC has ended"
+
+
+@pytest.mark.parametrize(("before", "after"), [("SIG_DFL", "default_int_handler"), ("SIG_IGN", "SIG_IGN")])
+def test_a_closed_terminal_interrupts_except_under_nohup(before, after):
+    script = f"""
+import signal
+from stages import cli
+signal.signal(signal.SIGHUP, signal.{before})
+cli._guarded(["--help"])
+assert signal.getsignal(signal.SIGHUP) == signal.{after}, signal.getsignal(signal.SIGHUP)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
